@@ -1,0 +1,27 @@
+"""Soft prompt tuning in JAX: one frozen language model, a small trained prompt per task."""
+
+from softprompt_jax.config import RunConfig, load_config
+from softprompt_jax.errors import UserError
+from softprompt_jax.inference.predictor import Predictor
+from softprompt_jax.models import LanguageModel, load_model
+from softprompt_jax.prompts import SoftPrompt
+from softprompt_jax.tasks import Task, get_task, register_task
+from softprompt_jax.training.loop import train
+from softprompt_jax.training.workdir import TrainResult
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LanguageModel",
+    "Predictor",
+    "RunConfig",
+    "SoftPrompt",
+    "Task",
+    "TrainResult",
+    "UserError",
+    "get_task",
+    "load_config",
+    "load_model",
+    "register_task",
+    "train",
+]

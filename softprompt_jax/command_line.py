@@ -1,0 +1,50 @@
+"""What the commands share: how they start, and how they tell a mistake."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from softprompt_jax.config import RunConfig, load_config
+from softprompt_jax.errors import UserError
+
+
+def run_command(main: Callable[[Sequence[str]], int]) -> int:
+    """Runs a command's `main` with the process's arguments.
+
+    Returns:
+        The exit status: 2 for a user's mistake and 1 for a failure that has its own sentence, both
+        told in one line; anything else keeps its traceback, because it is a bug.
+    """
+    from softprompt_jax.training.loop import Diverged
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        return main(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Diverged as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def load_command_config(arguments: Sequence[str]) -> RunConfig:
+    """The config of `--config FILE` and the overrides beside it.
+
+    Raises:
+        UserError: as `load_config`, or --config without a file.
+    """
+    rest = list(arguments)
+    path = None
+    for i, argument in enumerate(rest):
+        if argument == "--config":
+            if i + 1 == len(rest):
+                raise UserError("--config needs a file, such as configs/quickstart.py.")
+            path = rest[i + 1]
+            del rest[i : i + 2]
+            break
+        if argument.startswith("--config="):
+            path = argument.removeprefix("--config=")
+            del rest[i]
+            break
+    return load_config(path, rest)

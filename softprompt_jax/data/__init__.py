@@ -1,0 +1,33 @@
+"""From a task's text pairs to padded batches: tokenisation, length buckets, exact iteration."""
+
+from softprompt_jax.data.batches import (
+    Batch,
+    BatchStream,
+    assemble_batch,
+    evaluation_batches,
+    padding_share,
+)
+from softprompt_jax.data.buckets import Shape, plan_buckets, plan_shapes
+from softprompt_jax.data.tokenization import (
+    TokenizedExamples,
+    encode_choices,
+    encode_inputs,
+    encode_targets,
+    tokenize_pairs,
+)
+
+__all__ = [
+    "Batch",
+    "BatchStream",
+    "Shape",
+    "TokenizedExamples",
+    "assemble_batch",
+    "encode_choices",
+    "encode_inputs",
+    "encode_targets",
+    "evaluation_batches",
+    "padding_share",
+    "plan_buckets",
+    "plan_shapes",
+    "tokenize_pairs",
+]

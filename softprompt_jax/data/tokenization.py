@@ -1,0 +1,324 @@
+"""From (input, target) strings to token ids, once per split.
+
+How text becomes tokens, the same in training, evaluation and prediction:
+
+- Inputs keep the special tokens that the tokenizer puts around a text: a BOS in front, T5's `</s>`
+  at the end. A causal model reads on from its input, so there a closing EOS is left out.
+- A causal model's target follows its input after exactly one space. The space belongs to the
+  target's first token (" positive" is one token), so spaces that end an input are dropped, and a
+  target has the same ids whatever the input is.
+- Targets to train on end with the model's end-of-sequence id, once.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from softprompt_jax.errors import UserError
+
+
+class TokenConfig(Protocol):
+    """The part of a model's config that tokenisation needs."""
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Ids that end a sequence; the first one ends training targets."""
+        ...
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether inputs and targets go to different stacks, as in T5."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizedExamples:
+    """Token ids of n examples, one flat array for all of them.
+
+    Attributes:
+        inputs: int32 [total input tokens]; row i is `inputs[input_offsets[i]:input_offsets[i+1]]`.
+        input_offsets: int64 [n + 1].
+        targets: int32 [total target tokens], each row with its end-of-sequence id.
+        target_offsets: int64 [n + 1].
+        truncated_inputs: number of inputs that were cut.
+        truncated_targets: number of targets that were cut.
+    """
+
+    inputs: np.ndarray
+    input_offsets: np.ndarray
+    targets: np.ndarray
+    target_offsets: np.ndarray
+    truncated_inputs: int = 0
+    truncated_targets: int = 0
+
+    def __len__(self) -> int:
+        return len(self.input_offsets) - 1
+
+    @staticmethod
+    def from_rows(
+        inputs: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
+    ) -> "TokenizedExamples":
+        """Examples of ids that are at hand, one list a row."""
+        return TokenizedExamples(*_flatten(inputs), *_flatten(targets))
+
+    def first(self, count: int) -> "TokenizedExamples":
+        """The first rows; the counts of what was cut stay those of the whole split."""
+        return dataclasses.replace(
+            self,
+            input_offsets=self.input_offsets[: count + 1],
+            target_offsets=self.target_offsets[: count + 1],
+        )
+
+    @property
+    def input_lengths(self) -> np.ndarray:
+        """Tokens of each input: int64 [n], all at least 1."""
+        return np.diff(self.input_offsets)
+
+    @property
+    def target_lengths(self) -> np.ndarray:
+        """Tokens of each target: int64 [n], all at least 1."""
+        return np.diff(self.target_offsets)
+
+
+def tokenize_pairs(
+    pairs: Sequence[tuple[str, str]],
+    tokenizer: Any,
+    config: TokenConfig,
+    max_input_length: int,
+    max_target_length: int,
+    truncate: Literal["end", "start"] = "end",
+    *,
+    keep_suffix: str = "",
+    labels: Sequence[str] = (),
+) -> TokenizedExamples:
+    """Tokenises a split.
+
+    Args:
+        pairs: (input, target) strings.
+        tokenizer: a transformers tokenizer.
+        config: of the model.
+        max_input_length: tokens of an input at most, special tokens included.
+        max_target_length: tokens of a target at most, its end-of-sequence id included.
+        truncate: which end of an input that is too long is cut.
+        keep_suffix: see `encode_inputs`.
+        labels: targets that may not be cut, because a cut label is another label.
+
+    Raises:
+        UserError: there are no pairs, an input has no tokens, or a label or the suffix is longer
+            than the limit.
+    """
+    if not pairs:
+        raise UserError("The split has no examples to train or evaluate on; it needs at least one.")
+    inputs, truncated_inputs = encode_inputs(
+        [text for text, _ in pairs],
+        tokenizer,
+        config,
+        max_input_length,
+        truncate,
+        keep_suffix=keep_suffix,
+    )
+    # Labels repeat: each different target is tokenised once.
+    unique = list(dict.fromkeys(target for _, target in pairs))
+    eos = _eos(config)
+    by_target = {}
+    cut = set()
+    for target, ids in zip(unique, encode_targets(unique, tokenizer, config), strict=True):
+        if len(ids) + 1 > max_target_length:
+            if target in labels:
+                raise UserError(
+                    f"The label {target!r} has {len(ids) + 1} tokens with its end of sequence; "
+                    f"raise max_target_length, which is {max_target_length}."
+                )
+            cut.add(target)
+        by_target[target] = [*ids[: max_target_length - 1], eos]
+    flat_inputs, input_offsets = _flatten(inputs)
+    flat_targets, target_offsets = _flatten([by_target[target] for _, target in pairs])
+    return TokenizedExamples(
+        inputs=flat_inputs,
+        input_offsets=input_offsets,
+        targets=flat_targets,
+        target_offsets=target_offsets,
+        truncated_inputs=truncated_inputs,
+        truncated_targets=sum(target in cut for _, target in pairs),
+    )
+
+
+def encode_inputs(
+    texts: Sequence[str],
+    tokenizer: Any,
+    config: TokenConfig,
+    max_length: int | None = None,
+    truncate: Literal["end", "start"] = "end",
+    *,
+    keep_suffix: str = "",
+) -> tuple[list[list[int]], int]:
+    """The ids of inputs, special tokens included.
+
+    Args:
+        texts: the inputs.
+        tokenizer: a transformers tokenizer.
+        config: of the model.
+        max_length: tokens at most, special tokens included; None: no limit.
+        truncate: which end of an input that is too long is cut; special tokens stay.
+        keep_suffix: when the end of an input that closes with this text is cut, the cut is made
+            before it ("review: … sentiment:" stays a question).
+
+    Returns:
+        One list of ids an input, none of them empty, and how many were cut.
+
+    Raises:
+        UserError: an input has no tokens, or the limit leaves no room for any of its text.
+    """
+    if not config.is_encoder_decoder:
+        texts = [text.rstrip(" ") for text in texts]
+        keep_suffix = keep_suffix.rstrip(" ")
+    front, end = _special_tokens(tokenizer)
+    if not config.is_encoder_decoder:
+        end = [token for token in end if token not in config.eos_ids]
+    contents = _ids(texts, tokenizer)
+    room = None if max_length is None else max_length - len(front) - len(end)
+    suffix = _ids_after_anchor([keep_suffix], tokenizer)[0] if keep_suffix else []
+    truncated = 0
+    rows = []
+    for row, ids in enumerate(contents):
+        if not (front or ids or end):
+            raise UserError(
+                f"Input {row} (counted from 0) is {texts[row]!r}, which has no tokens; fill it in "
+                "or remove the row."
+            )
+        if room is not None and len(ids) > room:
+            truncated += 1
+            if room < 1:
+                raise UserError(
+                    f"max_input_length is {max_length}, which leaves no room beside special "
+                    "tokens; raise it."
+                )
+            if truncate == "start":
+                ids = ids[-room:]
+            elif suffix and texts[row].endswith(keep_suffix):
+                if len(suffix) >= room:
+                    raise UserError(
+                        f"max_input_length is {max_length}, but the end {keep_suffix!r} that every "
+                        f"input keeps has {len(suffix)} tokens; raise it."
+                    )
+                ids = ids[: room - len(suffix)] + suffix
+            else:
+                ids = ids[:room]
+        rows.append([*front, *ids, *end])
+    return rows, truncated
+
+
+def encode_targets(targets: Sequence[str], tokenizer: Any, config: TokenConfig) -> list[list[int]]:
+    """The ids of targets without end of sequence.
+
+    For T5 a target is a text of its own; for a causal model it is what follows an input and one
+    space, white space around the target dropped.
+    """
+    if config.is_encoder_decoder:
+        rows = _ids(targets, tokenizer)
+    else:
+        stripped = [target.strip() for target in targets]
+        rows = _ids_after_anchor([f" {target}" if target else "" for target in stripped], tokenizer)
+    for ids in rows:
+        while ids and ids[-1] in config.eos_ids:
+            ids.pop()
+    return rows
+
+
+def encode_choices(choices: Sequence[str], tokenizer: Any, config: TokenConfig) -> list[list[int]]:
+    """The ids whose likelihood decides between choices, such as a task's labels.
+
+    They have no end of sequence, unless the ids of one choice begin another's ("good" and "good
+    enough"): then all have it, because the shorter choice could never lose otherwise.
+
+    Raises:
+        UserError: there are no choices, one has no tokens, or two have the same tokens.
+    """
+    if not choices:
+        raise UserError("There are no choices to score; give at least one.")
+    rows = encode_targets(choices, tokenizer, config)
+    seen: dict[tuple[int, ...], str] = {}
+    for choice, ids in zip(choices, rows, strict=True):
+        if not ids:
+            raise UserError(f"The choice {choice!r} has no tokens; give it a text.")
+        if tuple(ids) in seen:
+            raise UserError(
+                f"The choices {seen[tuple(ids)]!r} and {choice!r} have the same tokens, so the "
+                "model cannot tell them apart; rename one."
+            )
+        seen[tuple(ids)] = choice
+    if any(tuple(ids[:cut]) in seen for ids in rows for cut in range(1, len(ids))):
+        eos = _eos(config)
+        rows = [[*ids, eos] for ids in rows]
+    return rows
+
+
+def pad_rows(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of ids as int32 ids and bool mask, both `[rows, longest]`, padded on the right."""
+    ids = np.zeros((len(rows), max(map(len, rows))), np.int32)
+    mask = np.zeros(ids.shape, bool)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+        mask[i, : len(row)] = True
+    return ids, mask
+
+
+def _eos(config: TokenConfig) -> int:
+    if not config.eos_ids:
+        raise UserError(
+            "The model's config names no end-of-sequence id (eos_token_id); targets cannot end."
+        )
+    return config.eos_ids[0]
+
+
+def _ids(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    """The ids of texts without special tokens, in one call to the fast tokenizer."""
+    if not texts:
+        return []
+    return tokenizer(
+        list(texts),
+        add_special_tokens=False,
+        padding=False,
+        truncation=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,  # no remark on texts longer than the model's window: they are cut here
+    )["input_ids"]
+
+
+def _ids_after_anchor(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    """The ids of texts as they continue another text.
+
+    A tokenizer may treat the start of a text in its own way (SentencePiece puts a space there), so
+    each text is tokenised behind an anchor whose ids are then taken off. Where the ids of the
+    anchor change under what follows, the text's own ids have to do.
+    """
+    anchor = ":"
+    anchor_ids = _ids([anchor], tokenizer)[0]
+    joined = _ids([anchor + text for text in texts], tokenizer)
+    rows = []
+    for text, ids in zip(texts, joined, strict=True):
+        if ids[: len(anchor_ids)] == anchor_ids:
+            rows.append(ids[len(anchor_ids) :])
+        else:
+            rows.append(_ids([text], tokenizer)[0])
+    return rows
+
+
+def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The special ids that the tokenizer puts before and after a text."""
+    content = _ids(["a"], tokenizer)[0]
+    full = list(tokenizer("a")["input_ids"])
+    for start in range(len(full) - len(content) + 1):
+        if content and full[start : start + len(content)] == content:
+            return full[:start], full[start + len(content) :]
+    raise ValueError(f"the tokenizer gives {content} without and {full} with special tokens")
+
+
+def _flatten(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    offsets = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum([len(ids) for ids in rows], out=offsets[1:])
+    return np.fromiter(chain.from_iterable(rows), np.int32, count=int(offsets[-1])), offsets

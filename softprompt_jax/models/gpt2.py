@@ -1,0 +1,219 @@
+"""GPT-2.
+
+References:
+    Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from softprompt_jax.errors import UserError
+from softprompt_jax.models.layers import (
+    MLP,
+    Dropout,
+    LayerNorm,
+    Linear,
+    apply_dropout,
+    attend,
+    causal_biases,
+    check_activation,
+    gather_positions,
+    normal_param,
+    split_heads,
+    token_positions,
+    unembed,
+)
+from softprompt_jax.models.raw_config import check_model_type, need, padding_id, token_ids
+
+_INITIAL_STD = 0.02
+
+
+@dataclass(frozen=True)
+class GPT2Config:
+    """Shape of a GPT-2.
+
+    Attributes:
+        vocab_size: Number of rows of the embedding.
+        d_model: Width of the model.
+        n_layers: Blocks.
+        n_heads: Attention heads.
+        d_ff: Width of the feed-forward layers.
+        max_positions: Rows of the position embedding: the longest sequence, prompt included.
+        activation: Name in `layers.ACTIVATIONS`.
+        epsilon: Added to the variance in the norms.
+        tied: Whether the output head is the embedding.
+        pad_id: Padding token; any does, since padding is masked.
+        eos_ids: Tokens that end a text.
+        bos_id: Token that begins a text, or None.
+    """
+
+    family: ClassVar[str] = "gpt2"
+    is_encoder_decoder: ClassVar[bool] = False
+
+    vocab_size: int
+    d_model: int
+    n_layers: int
+    n_heads: int
+    d_ff: int
+    max_positions: int
+    activation: str = "gelu_new"
+    epsilon: float = 1e-5
+    tied: bool = True
+    pad_id: int = 0
+    eos_ids: tuple[int, ...] = (50256,)
+    bos_id: int | None = 50256
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any]) -> "GPT2Config":
+        """Reads a parsed config.json of model type gpt2.
+
+        Raises:
+            UserError: Another model type, quantised weights, an unknown activation function, a
+                variant of attention that is not supported, or a missing size.
+        """
+        check_model_type(raw, ("gpt2",))
+        for flag, usual in (
+            ("scale_attn_weights", True),
+            ("scale_attn_by_inverse_layer_idx", False),
+            ("reorder_and_upcast_attn", False),
+            ("add_cross_attention", False),
+        ):
+            if bool(raw.get(flag, usual)) != usual:
+                raise UserError(
+                    f"The model's config.json sets {flag} to {raw[flag]}, which is not supported: "
+                    "choose another model."
+                )
+        vocab_size, width = need(raw, "vocab_size"), need(raw, "n_embd")
+        eos_ids = token_ids(raw.get("eos_token_id", 50256))
+        return cls(
+            vocab_size=vocab_size,
+            d_model=width,
+            n_layers=need(raw, "n_layer"),
+            n_heads=need(raw, "n_head"),
+            d_ff=raw.get("n_inner") or 4 * width,
+            max_positions=need(raw, "n_positions"),
+            activation=check_activation(raw.get("activation_function", "gelu_new")),
+            epsilon=raw.get("layer_norm_epsilon", 1e-5),
+            tied=raw.get("tie_word_embeddings", True),
+            pad_id=padding_id(raw, vocab_size, eos_ids),
+            eos_ids=eos_ids,
+            bos_id=raw.get("bos_token_id", 50256),
+        )
+
+
+class GPT2Attention(nnx.Module):
+    """Attention; one matrix projects to queries, keys and values."""
+
+    def __init__(self, config: GPT2Config, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        linear = partial(Linear, std=_INITIAL_STD, bias=True, dtype=dtype, rngs=rngs)
+        self.qkv = linear(config.d_model, 3 * config.d_model)
+        self.o = linear(config.d_model, config.d_model)
+        self.n_heads = config.n_heads
+
+    def __call__(
+        self,
+        x_BxLxD: jax.Array,
+        biases: tuple[jax.Array, ...],
+        dropout: Dropout | None,
+        site: int,
+    ) -> jax.Array:
+        """Attends within [B, L, D]; biases as for `attend`, `site` the dropout's."""
+        parts = jnp.split(self.qkv(x_BxLxD), 3, axis=-1)
+        q, k, v = (split_heads(part, self.n_heads) for part in parts)
+        scale = q.shape[-1] ** -0.5
+        return self.o(attend(q, k, v, biases, scale=scale, dropout=dropout, site=site))
+
+
+class GPT2Block(nnx.Module):
+    """Attention and a feed-forward layer, norms first."""
+
+    def __init__(self, config: GPT2Config, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        norm = partial(LayerNorm, config.d_model, epsilon=config.epsilon, dtype=dtype)
+        self.attention_norm = norm()
+        self.attention = GPT2Attention(config, dtype=dtype, rngs=rngs)
+        self.mlp_norm = norm()
+        self.mlp = MLP(
+            config.d_model,
+            config.d_ff,
+            activation=config.activation,
+            gated=False,
+            std_in=_INITIAL_STD,
+            std_out=_INITIAL_STD,
+            bias=True,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def __call__(
+        self,
+        x_BxLxD: jax.Array,
+        biases: tuple[jax.Array, ...],
+        dropout: Dropout | None,
+        site: int,
+    ) -> jax.Array:
+        """Returns the residual stream [B, L, D] after the block."""
+        y = self.attention(self.attention_norm(x_BxLxD), biases, dropout, site)
+        x_BxLxD = x_BxLxD + apply_dropout(dropout, y, site + 1)
+        y = self.mlp(self.mlp_norm(x_BxLxD))
+        return x_BxLxD + apply_dropout(dropout, y, site + 2)
+
+
+class GPT2(nnx.Module):
+    """A causal language model. Parameters start normal with a standard deviation of 0.02."""
+
+    def __init__(self, config: GPT2Config, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.config = config
+        param = partial(normal_param, rngs, std=_INITIAL_STD, dtype=dtype)
+        self.embedding = param((config.vocab_size, config.d_model))
+        self.position_embedding = param((config.max_positions, config.d_model))
+        self.blocks = nnx.List(
+            [GPT2Block(config, dtype=dtype, rngs=rngs) for _ in range(config.n_layers)]
+        )
+        self.final_norm = LayerNorm(config.d_model, epsilon=config.epsilon, dtype=dtype)
+        self.head = (
+            None
+            if config.tied
+            else Linear(config.d_model, config.vocab_size, std=_INITIAL_STD, dtype=dtype, rngs=rngs)
+        )
+
+    def embed(self, ids_BxL: jax.Array) -> jax.Array:
+        """Token embeddings [B, L, D] in the dtype of the model, without positions."""
+        return self.embedding[...][ids_BxL]
+
+    def __call__(
+        self,
+        x_BxLxD: jax.Array,
+        mask_BxL: jax.Array | None = None,
+        *,
+        at_BxT: jax.Array | None = None,
+        dropout: Dropout | None = None,
+    ) -> jax.Array:
+        """Hidden states after the final norm; arguments and result as in `Llama.__call__`.
+
+        Raises:
+            UserError: The sequence is longer than the model's position embedding.
+        """
+        length, limit = x_BxLxD.shape[1], self.config.max_positions
+        if length > limit:
+            raise UserError(
+                f"A sequence of {length} positions (prompt, input and target together) is longer "
+                f"than the model's limit of {limit}: shorten the input or the prompt."
+            )
+        positions_BxL = token_positions(mask_BxL, length)
+        biases = causal_biases(mask_BxL, length)
+        x = x_BxLxD + self.position_embedding[...][positions_BxL]
+        x = apply_dropout(dropout, x, 0)
+        for i, block in enumerate(self.blocks):
+            x = block(x, biases, dropout, 8 * (i + 1))
+        return self.final_norm(gather_positions(x, at_BxT))
+
+    def unembed(self, h_BxTxD: jax.Array) -> jax.Array:
+        """Logits, float32 [B, T, V], of hidden states."""
+        return unembed(h_BxTxD, self.embedding, self.head)

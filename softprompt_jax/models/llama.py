@@ -1,0 +1,285 @@
+"""Llama and its kin: Llama 2 and 3, SmolLM, Mistral, Qwen2 and Qwen3.
+
+References:
+    Touvron et al. 2023, "LLaMA", section 2.2; Ainslie et al. 2023, "GQA"; Jiang et al. 2023,
+    "Mistral 7B", section 2 (sliding window); Yang et al. 2025, "Qwen3", section 2 (norms of queries
+    and keys).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import jax
+from flax import nnx
+from jax.typing import DTypeLike
+
+from softprompt_jax.errors import UserError
+from softprompt_jax.models.layers import (
+    MLP,
+    Dropout,
+    Linear,
+    RMSNorm,
+    attend,
+    causal_biases,
+    check_activation,
+    gather_positions,
+    normal_param,
+    split_heads,
+    token_positions,
+    unembed,
+    window_bias,
+)
+from softprompt_jax.models.raw_config import check_model_type, need, padding_id, token_ids
+from softprompt_jax.models.rotary import Rotary, rotary_tables, rotate
+
+_INITIAL_STD = 0.02
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """Shape of a model of the Llama family.
+
+    Attributes:
+        vocab_size: Number of rows of the embedding.
+        d_model: Width of the model.
+        n_layers: Blocks.
+        n_heads: Heads of queries.
+        n_kv_heads: Heads of keys and values; divides n_heads.
+        head_width: Width of a head; n_heads * head_width need not be d_model.
+        d_ff: Width of the feed-forward layers.
+        rotary: Position embeddings.
+        activation: Name in `layers.ACTIVATIONS`.
+        epsilon: Added to the mean square in the norms.
+        qkv_bias: Whether the projections to queries, keys and values have biases.
+        o_bias: Whether the projection back has one.
+        mlp_bias: Whether the feed-forward layers have biases.
+        qk_norm: Whether each head's queries and keys are normalised (Qwen3).
+        windows: For each layer how many positions back it sees, itself included; None: all.
+        tied: Whether the output head is the embedding.
+        pad_id: Padding token; any does, since padding is masked.
+        eos_ids: Tokens that end a text.
+        bos_id: Token that begins a text, or None.
+        max_positions: None: rotary embeddings have no hard limit.
+    """
+
+    family: ClassVar[str] = "llama"
+    is_encoder_decoder: ClassVar[bool] = False
+
+    vocab_size: int
+    d_model: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_width: int
+    d_ff: int
+    rotary: Rotary
+    windows: tuple[int | None, ...]
+    activation: str = "silu"
+    epsilon: float = 1e-6
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    tied: bool = False
+    pad_id: int = 0
+    eos_ids: tuple[int, ...] = (2,)
+    bos_id: int | None = 1
+    max_positions: int | None = None
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any]) -> "LlamaConfig":
+        """Reads a parsed config.json of model type llama, mistral, qwen2 or qwen3.
+
+        Raises:
+            UserError: Another model type, quantised weights, an unknown activation function or
+                kind of rotary scaling or of layer, heads that do not fit, or a missing size.
+        """
+        model_type = check_model_type(raw, ("llama", "mistral", "qwen2", "qwen3"))
+        qwen = model_type.startswith("qwen")
+        vocab_size, width = need(raw, "vocab_size"), need(raw, "hidden_size")
+        n_heads = need(raw, "num_attention_heads")
+        # Llama's first configs have no such key; elsewhere null stands for as many as queries.
+        n_kv_heads = raw.get("num_key_value_heads") or n_heads
+        if n_heads % n_kv_heads:
+            raise UserError(
+                f"The model's num_attention_heads ({n_heads}) is not a multiple of its "
+                f"num_key_value_heads ({n_kv_heads}): mend its config.json."
+            )
+        head_width = raw.get("head_dim") or (128 if model_type == "qwen3" else width // n_heads)
+        # Mistral's configs and Qwen3's may carry keys of other types; only these types read them.
+        any_bias = model_type in ("llama", "qwen3") and bool(raw.get("attention_bias", False))
+        eos_ids = token_ids(raw.get("eos_token_id", None if qwen else 2))
+        return cls(
+            vocab_size=vocab_size,
+            d_model=width,
+            n_layers=need(raw, "num_hidden_layers"),
+            n_heads=n_heads,
+            n_kv_heads=n_kv_heads,
+            head_width=head_width,
+            d_ff=need(raw, "intermediate_size"),
+            rotary=Rotary.from_hf(raw),
+            windows=_windows(raw, model_type),
+            activation=check_activation(raw.get("hidden_act", "silu")),
+            epsilon=raw.get("rms_norm_eps", 1e-6),
+            qkv_bias=any_bias or model_type == "qwen2",
+            o_bias=any_bias,
+            mlp_bias=model_type == "llama" and bool(raw.get("mlp_bias", False)),
+            qk_norm=model_type == "qwen3",
+            tied=raw.get("tie_word_embeddings", False),
+            pad_id=padding_id(raw, vocab_size, eos_ids),
+            eos_ids=eos_ids,
+            bos_id=raw.get("bos_token_id", None if qwen else 1),
+        )
+
+
+def _windows(raw: Mapping[str, Any], model_type: str) -> tuple[int | None, ...]:
+    """The sliding window of each layer, in positions."""
+    n_layers = need(raw, "num_hidden_layers")
+    if model_type == "llama":
+        return (None,) * n_layers
+    if model_type == "mistral":
+        return (raw.get("sliding_window", 4096),) * n_layers
+    window = raw.get("sliding_window", 4096) if raw.get("use_sliding_window", False) else None
+    layer_types = raw.get("layer_types")
+    if layer_types is None:
+        first = raw.get("max_window_layers", 28)
+        return tuple(window if i >= first else None for i in range(n_layers))
+    unknown = sorted(set(layer_types) - {"full_attention", "sliding_attention"})
+    if unknown or len(layer_types) != n_layers:
+        raise UserError(
+            f"The model's layer_types ({len(layer_types)} entries, {n_layers} layers; unknown: "
+            f"{', '.join(unknown) or 'none'}) are not supported: choose another model."
+        )
+    return tuple(window if kind == "sliding_attention" else None for kind in layer_types)
+
+
+class LlamaAttention(nnx.Module):
+    """Grouped-query attention with rotary positions."""
+
+    def __init__(self, config: LlamaConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        linear = partial(Linear, std=_INITIAL_STD, dtype=dtype, rngs=rngs)
+        width, inner = config.d_model, config.n_heads * config.head_width
+        kv_inner = config.n_kv_heads * config.head_width
+        self.q = linear(width, inner, bias=config.qkv_bias)
+        self.k = linear(width, kv_inner, bias=config.qkv_bias)
+        self.v = linear(width, kv_inner, bias=config.qkv_bias)
+        self.o = linear(inner, width, bias=config.o_bias)
+        norm = partial(RMSNorm, config.head_width, epsilon=config.epsilon, dtype=dtype)
+        self.q_norm = norm() if config.qk_norm else None
+        self.k_norm = norm() if config.qk_norm else None
+        self.config = config
+
+    def __call__(
+        self,
+        x_BxLxD: jax.Array,
+        tables: tuple[jax.Array, jax.Array],
+        biases: tuple[jax.Array, ...],
+        dropout: Dropout | None,
+        site: int,
+    ) -> jax.Array:
+        """Attends within [B, L, D]; `tables` are those of `rotary_tables`."""
+        config = self.config
+        q = split_heads(self.q(x_BxLxD), config.n_heads)
+        k = split_heads(self.k(x_BxLxD), config.n_kv_heads)
+        v = split_heads(self.v(x_BxLxD), config.n_kv_heads)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        scale = config.head_width**-0.5
+        q, k = rotate(q, tables), rotate(k, tables)
+        return self.o(attend(q, k, v, biases, scale=scale, dropout=dropout, site=site))
+
+
+class LlamaBlock(nnx.Module):
+    """Attention and a gated feed-forward layer, norms first."""
+
+    def __init__(self, config: LlamaConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        norm = partial(RMSNorm, config.d_model, epsilon=config.epsilon, dtype=dtype)
+        self.attention_norm = norm()
+        self.attention = LlamaAttention(config, dtype=dtype, rngs=rngs)
+        self.mlp_norm = norm()
+        self.mlp = MLP(
+            config.d_model,
+            config.d_ff,
+            activation=config.activation,
+            gated=True,
+            std_in=_INITIAL_STD,
+            std_out=_INITIAL_STD,
+            bias=config.mlp_bias,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def __call__(
+        self,
+        x_BxLxD: jax.Array,
+        tables: tuple[jax.Array, jax.Array],
+        biases: tuple[jax.Array, ...],
+        dropout: Dropout | None,
+        site: int,
+    ) -> jax.Array:
+        """Returns the residual stream [B, L, D] after the block."""
+        normed = self.attention_norm(x_BxLxD)
+        x_BxLxD = x_BxLxD + self.attention(normed, tables, biases, dropout, site)
+        return x_BxLxD + self.mlp(self.mlp_norm(x_BxLxD))
+
+
+class Llama(nnx.Module):
+    """A causal language model. Parameters start normal with a standard deviation of 0.02."""
+
+    def __init__(self, config: LlamaConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.config = config
+        shape = (config.vocab_size, config.d_model)
+        self.embedding = normal_param(rngs, shape, _INITIAL_STD, dtype)
+        self.blocks = nnx.List(
+            [LlamaBlock(config, dtype=dtype, rngs=rngs) for _ in range(config.n_layers)]
+        )
+        self.final_norm = RMSNorm(config.d_model, epsilon=config.epsilon, dtype=dtype)
+        self.head = (
+            None
+            if config.tied
+            else Linear(config.d_model, config.vocab_size, std=_INITIAL_STD, dtype=dtype, rngs=rngs)
+        )
+
+    def embed(self, ids_BxL: jax.Array) -> jax.Array:
+        """Token embeddings [B, L, D] in the dtype of the model."""
+        return self.embedding[...][ids_BxL]
+
+    def __call__(
+        self,
+        x_BxLxD: jax.Array,
+        mask_BxL: jax.Array | None = None,
+        *,
+        at_BxT: jax.Array | None = None,
+        dropout: Dropout | None = None,
+    ) -> jax.Array:
+        """Hidden states after the final norm.
+
+        Args:
+            x_BxLxD: Embedded tokens, and virtual ones among them.
+            mask_BxL: bool, True for real tokens; None means all. Positions count real tokens only,
+                so padding changes nothing wherever it stands.
+            at_BxT: int32 sequence indexes whose hidden states are wanted; None means all.
+            dropout: Dropout of the attention weights, or None.
+
+        Returns:
+            [B, T, D], or [B, L, D] without at_BxT. At masked positions the numbers are finite and
+            mean nothing.
+        """
+        length = x_BxLxD.shape[1]
+        positions_BxL = token_positions(mask_BxL, length)
+        tables = rotary_tables(self.config.rotary, positions_BxL, self.config.head_width)
+        everything = causal_biases(mask_BxL, length)
+        # A window as long as the sequence hides nothing.
+        windows = {w for w in self.config.windows if w is not None and w < length}
+        in_window = {w: (*everything, window_bias(positions_BxL, w)) for w in windows}
+        x = x_BxLxD
+        for i, (block, window) in enumerate(zip(self.blocks, self.config.windows, strict=True)):
+            biases = everything if window is None else in_window.get(window, everything)
+            x = block(x, tables, biases, dropout, i)
+        return self.final_norm(gather_positions(x, at_BxT))
+
+    def unembed(self, h_BxTxD: jax.Array) -> jax.Array:
+        """Logits, float32 [B, T, V], of hidden states."""
+        return unembed(h_BxTxD, self.embedding, self.head)

@@ -1,0 +1,50 @@
+"""Writing a model as a folder in transformers' format."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors.numpy
+from flax import nnx
+
+from softprompt_jax.files import replace_folder
+from softprompt_jax.models.checkpoints import torch_names
+from softprompt_jax.models.language_model import LanguageModel
+from softprompt_jax.models.parameter_tables import find_rule
+
+
+def save_model(folder: str | Path, model: LanguageModel, module: Any = None) -> None:
+    """Writes `config.json`, `model.safetensors` and the tokenizer, as transformers reads them.
+
+    A model that the folder held before is replaced whole.
+
+    Args:
+        folder: where to.
+        model: gives config and tokenizer.
+        module: the weights, if they are not the model's own (after model tuning).
+    """
+    module = model.module if module is None else module
+    state = torch_state(module, model.config.family)
+    with replace_folder(Path(folder)) as fresh:
+        safetensors.numpy.save_file(state, fresh / "model.safetensors", metadata={"format": "pt"})
+        (fresh / "config.json").write_text(json.dumps(model.raw_config, indent=2) + "\n")
+        model.tokenizer.save_pretrained(fresh)
+
+
+def torch_state(module: Any, family: str) -> dict[str, np.ndarray]:
+    """A module's parameters under torch's names and in torch's layout."""
+    flat = {
+        ".".join(map(str, path)): np.asarray(jax.device_get(leaf[...]))
+        for path, leaf in nnx.to_flat_state(nnx.state(module, nnx.Param))
+    }
+    state = {}
+    for path, values in flat.items():
+        # T5's "up" is wi_1 beside a gate and wi without.
+        gated = path.replace(".up.", ".gate.") in flat
+        name = torch_names(family, path)[-1 if gated else 0]
+        rule = find_rule(family, name)
+        assert rule is not None, name
+        state[name] = np.ascontiguousarray(values.T if rule[1] else values)
+    return state

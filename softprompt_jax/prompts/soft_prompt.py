@@ -1,0 +1,197 @@
+"""A soft prompt as a thing of its own: vectors, a card, and a folder to keep them in."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from jaxtyping import Array, Float
+
+from softprompt_jax.errors import UserError
+from softprompt_jax.files import recover_folder, replace_folder
+from softprompt_jax.models.language_model import LanguageModel
+from softprompt_jax.prompts import initializers
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class SoftPrompt:
+    """Trained virtual tokens for one task on one frozen model.
+
+    Attributes:
+        vectors: float32 `[length, d_model]`, in the space of the model's input embeddings.
+        card: JSON-like facts: model, fingerprint, task, labels, metrics and how it was made.
+
+    References:
+        Lester, Al-Rfou, Constant 2021, "The Power of Scale for Parameter-Efficient Prompt Tuning",
+        section 2.
+    """
+
+    vectors: Float[Array, "length d_model"]
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def length(self) -> int:
+        """Number of virtual tokens."""
+        return self.vectors.shape[0]
+
+    @staticmethod
+    def create(
+        model: LanguageModel,
+        length: int = 20,
+        init: str = "class_labels",
+        *,
+        labels: Sequence[str] = (),
+        text: str | None = None,
+        file: str | Path | None = None,
+        vocab: str = "frequent",
+        uniform_range: tuple[float, float] = (-0.5, 0.5),
+        seed: int = 0,
+    ) -> "SoftPrompt":
+        """An untrained prompt.
+
+        Args:
+            model: the model it is for.
+            length: number of virtual tokens.
+            init: `random_uniform`, `sampled_vocab`, `class_labels`, `text` or `file`.
+            labels: the task's labels, for `class_labels`.
+            text: the text to embed, for `text`.
+            file: a prompt folder or .npy file, for `file`.
+            vocab: the pool of `sampled_vocab` and of what `class_labels` leaves free.
+            uniform_range: low and high of `random_uniform`.
+            seed: of every draw.
+
+        Raises:
+            UserError: an unknown initialiser, or one that lacks what it needs.
+
+        References:
+            Lester et al. 2021, section 3.2, "Prompt Initialization".
+        """
+        key = jax.random.key(seed)
+        if init == "random_uniform":
+            vectors = initializers.random_uniform(model, length, key, uniform_range)
+        elif init == "sampled_vocab":
+            vectors = initializers.sampled_vocab(model, length, key, vocab)
+        elif init == "class_labels":
+            vectors = initializers.class_labels(model, length, key, vocab, labels)
+        elif init == "text":
+            vectors = initializers.text(model, length, text or "")
+        elif init == "file":
+            if file is None:
+                raise UserError("The initialiser file needs a prompt folder or .npy file; give it.")
+            vectors = load_vectors(file, length, model.config)
+        else:
+            raise UserError(
+                f"There is no initialiser {init!r}; choose random_uniform, sampled_vocab, "
+                "class_labels, text or file."
+            )
+        return SoftPrompt(
+            vectors,
+            {
+                "model": model.name,
+                "model_fingerprint": model.fingerprint,
+                "init": init,
+                "labels": list(labels),
+                "seed": seed,
+            },
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Writes `prompt.safetensors` (tensor `vectors`) and `prompt.json` (the card).
+
+        A prompt that the folder held before is replaced whole: no reader and no crash sees half of
+        it.
+        """
+        card = {
+            "format": FORMAT,
+            "length": self.length,
+            "d_model": self.vectors.shape[1],
+            **self.card,
+        }
+        with replace_folder(Path(folder)) as fresh:
+            safetensors.numpy.save_file(
+                {"vectors": np.asarray(self.vectors)}, fresh / "prompt.safetensors"
+            )
+            (fresh / "prompt.json").write_text(json.dumps(card, indent=2) + "\n")
+
+    @staticmethod
+    def load(folder: str | Path) -> "SoftPrompt":
+        """Reads a folder that `save` wrote.
+
+        Raises:
+            UserError: the folder holds no prompt, or a damaged one.
+        """
+        folder = Path(folder)
+        recover_folder(folder)
+        tensors_file, card_file = folder / "prompt.safetensors", folder / "prompt.json"
+        for path in (tensors_file, card_file):
+            if not path.is_file():
+                raise UserError(f"There is no prompt in {folder}: {path.name} is missing.")
+        try:
+            card = json.loads(card_file.read_text())
+            vectors = safetensors.numpy.load_file(tensors_file)["vectors"]
+        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+            raise UserError(f"The prompt in {folder} is damaged ({error}); save it anew.") from None
+        if (
+            not isinstance(card, dict)
+            or vectors.ndim != 2
+            or vectors.dtype.name not in ("float32", "float16", "bfloat16")
+            or not np.isfinite(vectors.astype(np.float32)).all()
+        ):
+            raise UserError(
+                f"The prompt in {folder} is not a matrix of finite floats with a card; save it "
+                "anew."
+            )
+        return SoftPrompt(jnp.asarray(vectors.astype(np.float32)), card)
+
+    def check_fits(self, config: Any, model_name: str) -> None:
+        """Refuses a model whose embeddings have another width.
+
+        Raises:
+            UserError: names both widths.
+        """
+        if self.vectors.shape[1] != config.d_model:
+            raise UserError(
+                f"The prompt is {self.vectors.shape[1]} wide, made for "
+                f"{self.card.get('model', 'another model')}, but {model_name} is "
+                f"{config.d_model} wide; use the model that it was trained for."
+            )
+
+
+def load_vectors(
+    path: str | Path, length: int, config: Any
+) -> Float[Array, "length d_model"]:
+    """The vectors of a prompt folder or .npy file, to start a prompt from.
+
+    Args:
+        path: a folder that `SoftPrompt.save` wrote, or a .npy file.
+        length: number of virtual tokens wanted.
+        config: of the model, for its width.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or it has another shape.
+    """
+    path = Path(path)
+    if path.suffix == ".npy":
+        try:
+            vectors = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(
+                f"The prompt file {path} cannot be read ({error}); give a .npy file of floats."
+            ) from None
+    else:
+        vectors = np.asarray(SoftPrompt.load(path).vectors)
+    if vectors.shape != (length, config.d_model) or vectors.dtype.kind != "f":
+        raise UserError(
+            f"The prompt in {path} has shape {list(vectors.shape)} and type {vectors.dtype}, but "
+            f"this run needs floats of shape [{length}, {config.d_model}]; set --prompt.length or "
+            "choose a prompt of this model."
+        )
+    return jnp.asarray(vectors.astype(np.float32))

@@ -1,0 +1,89 @@
+"""Checkpoints of what training changes, by orbax: whole or absent, written in the background."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from orbax.checkpoint import v1 as ocp
+
+from softprompt_jax.errors import UserError
+from softprompt_jax.training.step import TrainState
+
+KEPT = 2  # the last one, and one more in case a disk fails under it
+
+
+class Checkpoints:
+    """The checkpoints of one run: trainable part, optimizer, step, key and the loop's own state.
+
+    The frozen weights are not in them: they come from the model's files. Where the data stands is
+    a function of the step.
+    """
+
+    def __init__(self, folder: Path):
+        # A resumed run says so itself; orbax's own lines about every file drown that.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self._checkpointer = ocp.training.Checkpointer(
+            folder.absolute(),
+            preservation_policy=ocp.training.preservation_policies.LatestN(KEPT),
+            cleanup_tmp_directories=True,
+        )
+
+    @property
+    def latest_step(self) -> int | None:
+        """Step of the newest whole checkpoint."""
+        latest = self._checkpointer.latest
+        return None if latest is None else latest.step
+
+    def save(self, state: TrainState, step: int, loop_state: dict[str, Any]) -> None:
+        """Starts to write a checkpoint; training goes on meanwhile.
+
+        Args:
+            state: of the devices; copied first, so it may be donated afterwards.
+            step: its number. A checkpoint of this step that exists already is left alone.
+            loop_state: JSON values that the loop needs to go on.
+        """
+        if step != self.latest_step:
+            # On CPU orbax would read the very buffers that the next step is given to overwrite.
+            copied = jax.tree.map(jnp.copy, _by_path(state))
+            # Without force, orbax passes over a step while an earlier one is still being written.
+            self._checkpointer.save_async(
+                step, copied, force=True, custom_metadata={"loop": loop_state}
+            )
+
+    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The newest checkpoint.
+
+        Args:
+            like: a state of the same shapes, types and placement.
+
+        Raises:
+            UserError: the checkpoint is of another kind of run, or damaged.
+        """
+        wanted = _by_path(like)
+        latest = self._checkpointer.latest
+        try:
+            leaves = self._checkpointer.load(latest, wanted)
+            metadata = self._checkpointer.metadata(latest).custom_metadata
+            if not isinstance(metadata, dict):
+                raise ValueError("its metadata is missing")
+        except (ValueError, KeyError, OSError) as error:
+            raise UserError(
+                f"The checkpoint in {self._checkpointer.directory} cannot be restored "
+                f"({str(error).splitlines()[0]}); start anew with another --workdir."
+            ) from None
+        state = jax.tree.unflatten(jax.tree.structure(like), [leaves[path] for path in wanted])
+        return state, metadata["loop"]
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._checkpointer.close()
+
+
+def _by_path(state: TrainState) -> dict[str, Any]:
+    """Leaves by path: plain names and arrays, whatever types of containers hold them."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }

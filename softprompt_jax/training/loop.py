@@ -1,0 +1,360 @@
+"""One training run, from a config to the best prompt: read it from top to bottom."""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from softprompt_jax.config import RunConfig, TaskOptions, check
+from softprompt_jax.data import BatchStream, TokenizedExamples, plan_shapes, tokenize_pairs
+from softprompt_jax.errors import UserError
+from softprompt_jax.models import LanguageModel, resolve_model
+from softprompt_jax.prompts import PromptedModel, SoftPrompt, initializers
+from softprompt_jax.prompts.soft_prompt import load_vectors
+from softprompt_jax.tasks import Task, get_task
+from softprompt_jax.training import parallel, partition
+from softprompt_jax.training.checkpointing import Checkpoints
+from softprompt_jax.training.evaluation import Evaluator
+from softprompt_jax.training.interrupt import Interrupt
+from softprompt_jax.training.logging import RunLog
+from softprompt_jax.training.optimizers import make_optimizer
+from softprompt_jax.training.step import init_state, make_train_step
+from softprompt_jax.training.workdir import Progress, TrainResult, Workdir
+
+
+class Diverged(RuntimeError):
+    """The loss was not finite; the message says where the last good prompt is and what to try."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One split, ready to be batched: its tokens, and its target texts for the metrics."""
+
+    examples: TokenizedExamples
+    targets: list[str]
+
+    def first(self, count: int | None) -> "Split":
+        """The first examples; None: all."""
+        if count is None or count >= len(self.examples):
+            return self
+        return Split(self.examples.first(count), self.targets[:count])
+
+
+def train(config: RunConfig) -> TrainResult:
+    """Runs a config, or goes on with the run that its folder holds.
+
+    Args:
+        config: the run; `load_config` makes one from a recipe.
+
+    Returns:
+        The best prompt and its metrics. The run's folder holds `config.json`, `metrics.jsonl`,
+        `tensorboard/`, `checkpoints/`, `best/` and, once finished, `result.json`.
+
+    Raises:
+        UserError: a mistake in the config, found before the model's weights are read.
+        Diverged: loss or gradient was not finite.
+
+    References:
+        Lester, Al-Rfou, Constant 2021, sections 2 and 3.
+    """
+    started = time.monotonic()
+
+    # ---------------------------------------------------------------- what is asked for
+    check(config)
+    options = config.train
+    devices = parallel.local_devices(
+        config.parallel.devices, options.batch_size, options.accumulation
+    )
+    files = resolve_model(config.model.name)
+    task = task_from_options(config.task)
+    if options.method == "prompt_tuning":
+        _check_prompt(config, files.config, task)
+    workdir = Workdir(config)
+    result = workdir.result()
+    if result is not None:
+        return result
+
+    # ----------------------------------------------------------------------------- data
+    tokenizer = files.load_tokenizer()
+    splits = {
+        name: _tokenize(config.task, task, name, tokenizer, files.config) for name in task.splits
+    }
+    examples = splits["train"].examples
+    shapes = plan_shapes(examples.input_lengths, examples.target_lengths, options.max_shapes)
+    held_out = [split.examples for name, split in splits.items() if name != "train"]
+    evaluation_shapes = plan_shapes(
+        np.concatenate([split.input_lengths for split in held_out]),
+        np.concatenate([split.target_lengths for split in held_out]),
+        options.max_shapes,
+    )
+
+    # ----------------------------------------------------------------- model and state
+    model = files.load(_dtype(config))
+    prompted = PromptedModel(model.module, _initial_vectors(config, model, task))
+    is_trained = partition.trainable_filter(options.method, options.freeze)
+    graphdef, trainable, frozen = partition.split(prompted, is_trained)
+    optimizer = partition.masked(
+        make_optimizer(config.optimizer, options.method, options.steps), is_trained
+    )
+    frozen = parallel.replicate(frozen, devices)
+    state = parallel.replicate(init_state(trainable, optimizer, config.seed), devices)
+    train_step = parallel.pmap_step(
+        make_train_step(
+            graphdef,
+            optimizer,
+            accumulation=options.accumulation,
+            dropout_rate=config.model.dropout_rate,
+            z_loss=options.z_loss,
+            axis=parallel.AXIS,
+        ),
+        devices,
+    )
+    evaluate = Evaluator(
+        task,
+        graphdef,
+        files.config,
+        tokenizer,
+        shapes=evaluation_shapes,
+        batch_size=options.evaluate_batch_size or options.batch_size,
+        max_target_length=config.task.max_target_length,
+        devices=devices,
+    )
+
+    # --------------------------------------------------------------- where it goes on
+    checkpoints = Checkpoints(workdir.path / "checkpoints")
+    progress, step = Progress(), 0
+    if checkpoints.latest_step is not None:
+        state, saved = checkpoints.restore(state)
+        progress, step = Progress(**saved), int(state.step)
+    seconds_before = progress.seconds
+    stream = BatchStream(examples, shapes, options.batch_size, config.seed, position=step)
+    log = RunLog(workdir.path, step, options.steps)
+    log.say(_overview(config, model, trainable, frozen, splits, shapes, len(devices)))
+    if step:
+        log.say(f"Resuming after step {step}.")
+
+    def evaluate_and_keep_best() -> None:
+        split = splits["validation"].first(options.evaluate_examples)
+        metrics = evaluate(state.trainable, frozen, split.examples, split.targets)
+        named = {f"validation/{name}": value for name, value in metrics.items()}
+        value = metrics[task.metrics[0]]
+        log.write(step, named)
+        log.advance(step, **{task.metrics[0]: f"{value:.3f}"})
+        progress.evaluations_since_best += 1
+        if progress.best_value is None or value > progress.best_value:
+            progress.best_value, progress.best_step, progress.best_metrics = value, step, named
+            progress.evaluations_since_best = 0
+            keep_best()
+
+    def keep_best() -> None:
+        best = nnx.merge(graphdef, state.trainable, frozen)
+        workdir.save_best(best, model, task.name, task.labels, progress)
+
+    def save_checkpoint() -> None:
+        progress.seconds = seconds_before + time.monotonic() - started
+        checkpoints.save(state, step, dataclasses.asdict(progress))
+
+    def read(number: int, on_device: Mapping[str, jax.Array]) -> None:
+        metrics = {name: float(value) for name, value in jax.device_get(on_device).items()}
+        if not metrics.pop("finite"):
+            if progress.best_step is None:
+                keep_best()  # the step left the trainable part as it was before
+            raise Diverged(
+                f"The loss was not finite at step {number}; the last good prompt is in "
+                f"{workdir.best}. Try a lower --optimizer.learning_rate, "
+                "--optimizer.max_gradient_norm 1 or --model.dtype float32, with a new --workdir."
+            )
+        speed = progress.examples_per_second
+        shown = {} if speed is None else {"examples/s": f"{speed:.1f}"}
+        log.advance(number, loss=f"{metrics['loss']:.3f}", **shown)
+        if number % options.log_every == 0 or number == options.steps:
+            written = {f"train/{name}": value for name, value in metrics.items()}
+            log.write(number, written | _named_speed(speed))
+
+    # ---------------------------------------------------------------------- the loop
+    compiled: set[Any] = set()
+    unread: tuple[int, Any] | None = None  # metrics of the step before, still being computed
+
+    try:
+        with Interrupt() as interrupt:
+            if options.evaluate_first and step == 0:
+                evaluate_and_keep_best()
+            while step < options.steps and not progress.stopped_early:
+                batch = next(stream)
+                shape = (batch["inputs"].shape, batch["targets"].shape)
+                compiles = shape not in compiled
+                due = step + 1 == options.steps or (step + 1) % options.evaluate_every == 0
+
+                clock = time.monotonic()
+                if compiles and unread is not None:
+                    read(*unread)
+                    unread = None
+                progress.timed_seconds += time.monotonic() - clock
+
+                clock = time.monotonic()
+                rows = parallel.shard_rows(batch, len(devices))
+                state, on_device = train_step(state, frozen, rows)
+                # The next step is on its way before the last one's metrics are waited for. More
+                # than these two are never in flight: collectives of many can time out on CPU.
+                if unread is not None:
+                    read(*unread)
+                step += 1
+                unread = (step, on_device)
+                if compiles or due or interrupt.signal is not None:
+                    read(*unread)
+                    unread = None
+                if compiles:
+                    compiled.add(shape)
+                else:
+                    progress.timed_examples += options.batch_size
+                    progress.timed_seconds += time.monotonic() - clock
+
+                if due:
+                    evaluate_and_keep_best()
+                    patience = options.patience
+                    if patience is not None and progress.evaluations_since_best >= patience:
+                        progress.stopped_early = True
+                every = options.checkpoint_every
+                if due if every is None else (step % every == 0 or step == options.steps):
+                    if unread is not None:
+                        read(*unread)
+                        unread = None
+                    save_checkpoint()
+                if interrupt.signal is not None:
+                    if unread is not None:
+                        read(*unread)
+                    save_checkpoint()
+                    break
+
+            # ----------------------------------------------------------------- the end
+            if step < options.steps and not progress.stopped_early:
+                log.say(f"Stopped at step {step}; the same command continues the run.")
+                return workdir.interrupted(progress)
+            if progress.stopped_early:
+                log.say(f"Stopped early: nothing better since step {progress.best_step}.")
+            if "test" in splits:
+                module, prompt = workdir.load_best()
+                best = PromptedModel(
+                    module or model.module, None if prompt is None else prompt.vectors
+                )
+                best_trainable = parallel.replicate(partition.split(best, is_trained)[1], devices)
+                test = splits["test"]
+                metrics = evaluate(best_trainable, frozen, test.examples, test.targets)
+                named = {f"test/{name}": value for name, value in metrics.items()}
+                progress.best_metrics |= named
+                log.write(step, named)
+            progress.seconds = seconds_before + time.monotonic() - started
+            return workdir.finish(progress, model, step)
+    finally:
+        log.close()
+        checkpoints.close()
+
+
+def task_from_options(options: TaskOptions) -> Task:
+    """The built-in task of this name, or the one made of the user's files.
+
+    Raises:
+        UserError: there is no such task, or its files do not make one.
+    """
+    asked: dict[str, Any] = {"evaluation": options.evaluation}
+    files = ("train_file", "validation_file", "test_file", "input_template", "labels")
+    if any(getattr(options, name) is not None for name in files):
+        for name in (*files, "input_column", "target_column"):
+            asked[name] = getattr(options, name)
+    return get_task(options.name, **asked)
+
+
+def _tokenize(
+    options: TaskOptions, task: Task, name: str, tokenizer: Any, config: Any
+) -> Split:
+    pairs = [
+        pair
+        for example in task.split(name)
+        for pair in task.text_pairs(example, task_prefix=options.task_prefix)
+    ]
+    examples = tokenize_pairs(
+        pairs,
+        tokenizer,
+        config,
+        options.max_input_length,
+        options.max_target_length,
+        task.truncate,
+        keep_suffix=task.input_suffix,
+        labels=task.labels,
+    )
+    return Split(examples, [target for _, target in pairs])
+
+
+def _check_prompt(config: RunConfig, model_config: Any, task: Task) -> None:
+    """Finds a prompt that cannot start before the model's weights are read."""
+    if config.prompt.init == "class_labels":
+        initializers.check_labels(config.prompt.length, task.labels)
+    elif config.prompt.init == "file":
+        load_vectors(config.prompt.file or "", config.prompt.length, model_config)
+    limit = model_config.max_positions
+    if limit is not None and model_config.family == "gpt2":
+        longest = config.prompt.length + config.task.max_input_length
+        longest += config.task.max_target_length
+        if longest > limit:
+            raise UserError(
+                f"Prompt, input and target may have {longest} tokens together, but "
+                f"{config.model.name} reads {limit} at most; lower --task.max_input_length to "
+                f"{limit - config.prompt.length - config.task.max_target_length}."
+            )
+
+
+def _initial_vectors(config: RunConfig, model: LanguageModel, task: Task) -> Any:
+    if config.train.method == "model_tuning":
+        return None
+    options = config.prompt
+    return SoftPrompt.create(
+        model,
+        options.length,
+        options.init,
+        labels=task.labels,
+        text=options.text,
+        file=options.file,
+        vocab=options.vocab,
+        uniform_range=options.uniform_range,
+        seed=config.seed,
+    ).vectors
+
+
+def _dtype(config: RunConfig) -> str:
+    if config.model.dtype != "auto":
+        return config.model.dtype
+    on_cpu = jax.default_backend() == "cpu"
+    return "float32" if on_cpu or config.train.method == "model_tuning" else "bfloat16"
+
+
+def _named_speed(speed: float | None) -> dict[str, float]:
+    return {} if speed is None else {"train/examples_per_second": speed}
+
+
+def _overview(
+    config: RunConfig,
+    model: LanguageModel,
+    trainable: Any,
+    frozen: Any,
+    splits: Mapping[str, Split],
+    shapes: Any,
+    devices: int,
+) -> str:
+    """What is about to run, in a few lines."""
+
+    def size(tree: Any) -> int:
+        return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+    rows = ", ".join(f"{len(split.examples):,} {name}" for name, split in splits.items())
+    cut = splits["train"].examples.truncated_inputs
+    return (
+        f"{model.name} ({size(frozen):,} parameters frozen, {size(trainable):,} trained, "
+        f"{_dtype(config)}) on {devices} {jax.default_backend()} device(s)\n"
+        f"{config.task.name}: {rows}; {cut:,} training inputs cut at "
+        f"{config.task.max_input_length} tokens; batches of {config.train.batch_size} in "
+        f"{len(shapes)} shapes, up to {shapes[-1].inputs} + {shapes[-1].targets} tokens"
+    )

@@ -1,0 +1,217 @@
+"""A run's folder: whose run it is, the best so far, and the result."""
+
+import dataclasses
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+
+from softprompt_jax.config import RunConfig, flatten
+from softprompt_jax.errors import UserError
+from softprompt_jax.files import recover_folder, write_text
+from softprompt_jax.models import LanguageModel, resolve_model, save_model
+from softprompt_jax.prompts import SoftPrompt
+
+# Settings that a resumed run may change: how far it goes, what it tells and where it runs, not what
+# a step computes.
+MAY_DIFFER = {"workdir", "resume", "train.steps", "train.log_every", "parallel.devices"}
+
+
+@dataclasses.dataclass
+class Progress:
+    """What the loop knows beside the devices' state; in every checkpoint, and in the result.
+
+    Attributes:
+        best_value: the task's first metric at the best evaluation so far.
+        best_step: step of that evaluation.
+        best_metrics: all metrics of it, by split and name, and in the end those of the test split.
+        evaluations_since_best: evaluations without a better one, for early stopping.
+        stopped_early: patience has run out.
+        seconds: spent on the run, over all its parts.
+        timed_examples: examples of training steps that were timed: those that compiled nothing.
+        timed_seconds: seconds of these.
+    """
+
+    best_value: float | None = None
+    best_step: int | None = None
+    best_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    evaluations_since_best: int = 0
+    stopped_early: bool = False
+    seconds: float = 0.0
+    timed_examples: int = 0
+    timed_seconds: float = 0.0
+
+    @property
+    def examples_per_second(self) -> float | None:
+        """Steady training speed; None before the first timed step."""
+        return self.timed_examples / self.timed_seconds if self.timed_seconds else None
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """What a run gives.
+
+    Attributes:
+        best_prompt: the prompt of the best evaluation; None for model tuning (the model is in
+            `best/`) and for a run that was interrupted before its first evaluation.
+        metrics: of the best step, by split and name ("validation/accuracy", "test/accuracy").
+        workdir: the run's folder.
+        best_step: step of the best evaluation; None before the first.
+        finished: False when the run was interrupted and waits to be resumed.
+        seconds: spent on the run, over all its parts.
+        examples_per_second: of training steps that compiled nothing; None without any.
+    """
+
+    best_prompt: SoftPrompt | None
+    metrics: Mapping[str, float]
+    workdir: Path
+    best_step: int | None
+    finished: bool
+    seconds: float
+    examples_per_second: float | None
+
+
+class Workdir:
+    """The folder of one run.
+
+    Args:
+        config: the run; `config.json` is written if the folder is new.
+
+    Raises:
+        UserError: the folder holds a run with other settings, or `resume` is "never" and it holds
+            one at all.
+    """
+
+    def __init__(self, config: RunConfig):
+        self.path = Path(config.workdir)
+        self._config = config
+        recover_folder(self.best)
+        saved = self.path / "config.json"
+        if saved.exists():
+            if config.resume == "never":
+                raise UserError(
+                    f"{self.path} already holds a run; choose another --workdir, or leave out "
+                    "--resume never to continue it."
+                )
+            _check_same(RunConfig.from_json(saved.read_text(encoding="utf-8")), config, self.path)
+        elif self.path.exists() and any(self.path.iterdir()):
+            raise UserError(
+                f"{self.path} is not empty and holds no run; choose another --workdir."
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(saved, config.to_json())
+        except OSError as error:
+            raise UserError(
+                f"The run's folder {self.path} cannot be written ({error.strerror}); choose "
+                "another --workdir."
+            ) from None
+
+    @property
+    def best(self) -> Path:
+        """Folder of the best prompt, or with model tuning of the best model."""
+        return self.path / "best"
+
+    def result(self) -> TrainResult | None:
+        """The result of a run that already took all the steps that are asked for."""
+        path = self.path / "result.json"
+        if not path.exists():
+            return None
+        told = json.loads(path.read_text(encoding="utf-8"))
+        if told["steps"] < self._config.train.steps and not told["stopped_early"]:
+            return None
+        return self._as_result(
+            Progress(
+                best_step=told["best_step"],
+                best_metrics=told["metrics"],
+                seconds=told["seconds"],
+            ),
+            finished=True,
+            examples_per_second=told["examples_per_second"],
+        )
+
+    def save_best(
+        self, prompted: Any, model: LanguageModel, task: str, labels: tuple[str, ...],
+        progress: Progress,
+    ) -> None:
+        """Replaces the best prompt (or model) by the one of `prompted`."""
+        if prompted.prompt is None:
+            save_model(self.best, model, module=prompted.model)
+            return
+        card = {
+            "model": model.name,
+            "model_fingerprint": model.fingerprint,
+            "task": task,
+            "labels": list(labels),
+            "metrics": progress.best_metrics,
+            "step": progress.best_step,
+            "init": self._config.prompt.init,
+            "seed": self._config.seed,
+            "versions": versions(),
+        }
+        SoftPrompt(prompted.prompt[...], card).save(self.best)
+
+    def load_best(self) -> tuple[nnx.Module | None, SoftPrompt | None]:
+        """The best model of model tuning, or the best prompt of prompt tuning."""
+        if self._config.train.method == "model_tuning":
+            return resolve_model(str(self.best)).load("float32").module, None
+        return None, SoftPrompt.load(self.best)
+
+    def finish(self, progress: Progress, model: LanguageModel, steps: int) -> TrainResult:
+        """Writes `result.json`."""
+        told = {
+            "best_step": progress.best_step,
+            "metrics": progress.best_metrics,
+            "steps": steps,
+            "stopped_early": progress.stopped_early,
+            "seconds": round(progress.seconds, 3),
+            "examples_per_second": progress.examples_per_second,
+            "seed": self._config.seed,
+            "model": model.name,
+            "model_fingerprint": model.fingerprint,
+            "versions": versions(),
+        }
+        write_text(self.path / "result.json", json.dumps(told, indent=2) + "\n")
+        return self._as_result(progress, True, progress.examples_per_second)
+
+    def interrupted(self, progress: Progress) -> TrainResult:
+        """The result of a run that is to be continued."""
+        return self._as_result(progress, False, progress.examples_per_second)
+
+    def _as_result(
+        self, progress: Progress, finished: bool, examples_per_second: float | None
+    ) -> TrainResult:
+        has_prompt = (
+            progress.best_step is not None and self._config.train.method == "prompt_tuning"
+        )
+        return TrainResult(
+            best_prompt=SoftPrompt.load(self.best) if has_prompt else None,
+            metrics=progress.best_metrics,
+            workdir=self.path,
+            best_step=progress.best_step,
+            finished=finished,
+            seconds=progress.seconds,
+            examples_per_second=examples_per_second,
+        )
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide a run's bits."""
+    names = ("softprompt-jax", "jax", "jaxlib", "flax", "optax", "transformers")
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def _check_same(saved: RunConfig, config: RunConfig, path: Path) -> None:
+    old, new = flatten(saved), flatten(config)
+    allowed = set(MAY_DIFFER)
+    if config.optimizer.schedule != "constant":
+        allowed.discard("train.steps")  # the schedule's course depends on it
+    for name, value in new.items():
+        if name not in allowed and old[name] != value:
+            raise UserError(
+                f"{path} holds a run with --{name} {old[name]}, not {value}; choose another "
+                "--workdir, or the same settings to continue it."
+            )
