@@ -8,8 +8,7 @@ from softprompt_jax.prompts import SoftPrompt
 from softprompt_jax.tasks import Task, get_task, register_task
 from softprompt_jax.training.loop import train
 from softprompt_jax.training.workdir import TrainResult
-
-__version__ = "0.1.0"
+from softprompt_jax.version import __version__
 
 __all__ = [
     "LanguageModel",
@@ -19,6 +18,7 @@ __all__ = [
     "Task",
     "TrainResult",
     "UserError",
+    "__version__",
     "get_task",
     "load_config",
     "load_model",

@@ -24,9 +24,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def report(result: TrainResult, model: str) -> str:
     """The figures, the folder, and how to use what was trained."""
-    lines = [
-        f"{name}: {value:.4f}" for name, value in sorted(result.metrics.items(), reverse=True)
-    ]
+    lines = [f"{name}: {value:.4f}" for name, value in sorted(result.metrics.items(), reverse=True)]
     lines.append(f"best step: {result.best_step}")
     if result.examples_per_second is not None:
         lines.append(f"steady training speed: {result.examples_per_second:.1f} examples/s")
@@ -44,7 +42,9 @@ def report(result: TrainResult, model: str) -> str:
             else "  predictor.generate([text], max_new_tokens=32)",
         ]
     else:
-        lines.append(f"Load the tuned model: softprompt_jax.load_model({str(result.workdir / 'best')!r})")
+        lines.append(
+            f"Load the tuned model: softprompt_jax.load_model({str(result.workdir / 'best')!r})"
+        )
     return "\n".join(lines)
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float
@@ -61,9 +60,7 @@ class Predictor:
         self._graphdef, self._state = nnx.split(model.module)
 
     @staticmethod
-    def load(
-        model: str, prompts: Mapping[str, str | Path], dtype: str = "float32"
-    ) -> "Predictor":
+    def load(model: str, prompts: Mapping[str, str | Path], dtype: str = "float32") -> "Predictor":
         """A predictor from names and folders.
 
         Args:

@@ -9,7 +9,7 @@ than the parameters in the wished dtype and one tensor besides.
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -124,15 +124,19 @@ def _assemble(
     if not shape:
         return _as_float(source, name, slice(None)).astype(dtype)
     out = np.empty(shape[::-1] if transpose else shape, dtype)
-    rows = max(1, _BLOCK_ELEMENTS // max(1, math.prod(shape[1:])))
-    for start in range(0, shape[0], rows):
-        block = slice(start, min(start + rows, shape[0]))
+    for block in _row_blocks(shape):
         values = _as_float(source, name, block)
         if transpose:
             out[:, block] = values.T
         else:
             out[block] = values
     return out
+
+
+def _row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
+    rows = max(1, _BLOCK_ELEMENTS // max(1, math.prod(shape[1:])))
+    for start in range(0, shape[0], rows):
+        yield slice(start, min(start + rows, shape[0]))
 
 
 def _as_float(source: TensorSource, name: str, rows: slice) -> np.ndarray:
@@ -150,13 +154,9 @@ def same_values(source: TensorSource, first: str, second: str) -> bool:
     shapes = source.names()
     if shapes[first] != shapes[second]:
         return False
-    rows = max(1, _BLOCK_ELEMENTS // max(1, math.prod(shapes[first][1:])))
     return all(
-        np.array_equal(
-            source.read(first, slice(start, start + rows)),
-            source.read(second, slice(start, start + rows)),
-        )
-        for start in range(0, shapes[first][0], rows)
+        np.array_equal(source.read(first, block), source.read(second, block))
+        for block in _row_blocks(tuple(shapes[first]))
     )
 
 

@@ -3,9 +3,9 @@
 Two kinds are known: byte-level BPE ("gpt2"), whose way of splitting text is a regular expression
 that the file only names, and SentencePiece BPE ("llama"), whose merges follow from the scores.
 
-transformers (5.23) builds tokenizers from GGUF files too, but splits "smollm" as GPT-2 does, so
-that "2024" is one piece where SmolLM2's own tokenizer.json, llama.cpp and this module see four
-digits.
+transformers (5.23) builds tokenizers from GGUF files too, but splits "smollm" as GPT-2 does. That
+tells only where a numeral has merges of its own: " ½" is a space and "½" in SmolLM2's own
+tokenizer.json, in llama.cpp and here, because every numeral stands alone.
 
 References:
     `llm_tokenizer_bpe` in llama.cpp's `src/llama-vocab.cpp` for the splits; Kudo and Richardson

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib.util
+import os
 import re
 import warnings
 from collections.abc import Callable
@@ -105,6 +106,8 @@ class ModelFiles:
         Raises:
             UserError: the files hold none, or one that needs code of its own.
         """
+        # transformers would tell people who need no torch that it is missing.
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         return self._load_tokenizer()
 
     def load(self, dtype: str = "float32") -> "LanguageModel":
@@ -129,7 +132,7 @@ class ModelFiles:
             module=module,
             config=config,
             raw_config=self.raw_config,
-            load_tokenizer=self._load_tokenizer,
+            load_tokenizer=self.load_tokenizer,
         )
 
 

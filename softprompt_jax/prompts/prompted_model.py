@@ -102,9 +102,7 @@ def causal_target_logits(
     inputs, targets = batch["inputs"], batch["targets"]
     lengths_B = jnp.sum(batch["input_mask"], axis=1, dtype=jnp.int32)
     ids = join(inputs, lengths_B, targets)
-    x, mask = prepend_prompt(
-        *_vectors_first(prompt, model.embed(ids), jnp.ones(ids.shape, bool))
-    )
+    x, mask = prepend_prompt(*_vectors_first(prompt, model.embed(ids), jnp.ones(ids.shape, bool)))
     # Padding after the text is where no real token looks: only that of shorter prompts, before it,
     # takes a mask beside the causal one.
     mask = mask if isinstance(prompt, RowPrompts) else None

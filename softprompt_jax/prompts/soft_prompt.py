@@ -165,9 +165,7 @@ class SoftPrompt:
             )
 
 
-def load_vectors(
-    path: str | Path, length: int, config: Any
-) -> Float[Array, "length d_model"]:
+def load_vectors(path: str | Path, length: int, config: Any) -> Float[Array, "length d_model"]:
     """The vectors of a prompt folder or .npy file, to start a prompt from.
 
     Args:

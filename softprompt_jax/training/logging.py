@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from softprompt_jax.files import write_text
@@ -25,6 +24,9 @@ class RunLog:
     """
 
     def __init__(self, workdir: Path, first_step: int, steps: int):
+        # Here and not above: it imports torch where there is one, which takes over a second.
+        from tensorboardX import SummaryWriter
+
         path = workdir / "metrics.jsonl"
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= first_step]
         write_text(path, "".join(kept))

@@ -268,9 +268,7 @@ def task_from_options(options: TaskOptions) -> Task:
     return get_task(options.name, **asked)
 
 
-def _tokenize(
-    options: TaskOptions, task: Task, name: str, tokenizer: Any, config: Any
-) -> Split:
+def _tokenize(options: TaskOptions, task: Task, name: str, tokenizer: Any, config: Any) -> Split:
     pairs = [
         pair
         for example in task.split(name)

@@ -59,6 +59,4 @@ def masked(optimizer: optax.GradientTransformation, is_trained: Filter):
     def others(state: nnx.State) -> Any:
         return nnx.map_state(lambda path, leaf: not is_trained(path, leaf), state)
 
-    return optax.chain(
-        optax.masked(optimizer, labels), optax.masked(optax.set_to_zero(), others)
-    )
+    return optax.chain(optax.masked(optimizer, labels), optax.masked(optax.set_to_zero(), others))

@@ -14,6 +14,7 @@ from softprompt_jax.errors import UserError
 from softprompt_jax.files import recover_folder, write_text
 from softprompt_jax.models import LanguageModel, resolve_model, save_model
 from softprompt_jax.prompts import SoftPrompt
+from softprompt_jax.version import __version__
 
 # Settings that a resumed run may change: how far it goes, what it tells and where it runs, not what
 # a step computes.
@@ -98,9 +99,7 @@ class Workdir:
                 )
             _check_same(RunConfig.from_json(saved.read_text(encoding="utf-8")), config, self.path)
         elif self.path.exists() and any(self.path.iterdir()):
-            raise UserError(
-                f"{self.path} is not empty and holds no run; choose another --workdir."
-            )
+            raise UserError(f"{self.path} is not empty and holds no run; choose another --workdir.")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_text(saved, config.to_json())
@@ -134,7 +133,11 @@ class Workdir:
         )
 
     def save_best(
-        self, prompted: Any, model: LanguageModel, task: str, labels: tuple[str, ...],
+        self,
+        prompted: Any,
+        model: LanguageModel,
+        task: str,
+        labels: tuple[str, ...],
         progress: Progress,
     ) -> None:
         """Replaces the best prompt (or model) by the one of `prompted`."""
@@ -184,9 +187,7 @@ class Workdir:
     def _as_result(
         self, progress: Progress, finished: bool, examples_per_second: float | None
     ) -> TrainResult:
-        has_prompt = (
-            progress.best_step is not None and self._config.train.method == "prompt_tuning"
-        )
+        has_prompt = progress.best_step is not None and self._config.train.method == "prompt_tuning"
         return TrainResult(
             best_prompt=SoftPrompt.load(self.best) if has_prompt else None,
             metrics=progress.best_metrics,
@@ -200,8 +201,9 @@ class Workdir:
 
 def versions() -> dict[str, str]:
     """Versions of the packages that decide a run's bits."""
-    names = ("softprompt-jax", "jax", "jaxlib", "flax", "optax", "transformers")
-    return {name: importlib.metadata.version(name) for name in names}
+    names = ("jax", "jaxlib", "flax", "optax", "transformers")
+    others = {name: importlib.metadata.version(name) for name in names}
+    return {"softprompt-jax": __version__} | others
 
 
 def _check_same(saved: RunConfig, config: RunConfig, path: Path) -> None:
