@@ -13,9 +13,9 @@ def run_command(main: Callable[[Sequence[str]], int]) -> int:
 
     Returns:
         The exit status: 2 for a user's mistake and 1 for a failure that has its own sentence, both
-        told in one line; anything else keeps its traceback, because it is a bug.
+        told in one line; 130 for Ctrl-C; anything else keeps its traceback, because it is a bug.
     """
-    from softprompt_jax.training.loop import Diverged
+    from softprompt_jax.training.loop import DivergedError
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
@@ -23,9 +23,11 @@ def run_command(main: Callable[[Sequence[str]], int]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except Diverged as error:
+    except DivergedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def load_command_config(arguments: Sequence[str]) -> RunConfig:

@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import re
+import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -173,16 +174,16 @@ class RunConfig:
         try:
             return _from_dict(RunConfig, json.loads(text), "")
         except json.JSONDecodeError as error:
-            raise UserError(f"The saved config is not valid JSON ({error}); restore it.") from None
+            raise UserError(f"The config is not valid JSON: {error}.") from None
 
 
 def _from_dict(cls: type, values: Any, prefix: str) -> Any:
     if not isinstance(values, dict):
-        raise UserError(f"The saved config has {values!r} where {prefix or 'it'} needs fields.")
+        raise UserError(f"The config has {str(values)[:40]} where {prefix or 'it'} needs fields.")
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
     if unknown:
-        raise UserError(f"The saved config has the unknown field {prefix}{unknown[0]}; remove it.")
+        raise UserError(f"The config has the unknown field {prefix}{unknown[0]}.")
     fields = {}
     for name, value in values.items():
         if dataclasses.is_dataclass(hints[name]):
@@ -217,6 +218,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         UserError: the file is missing or has no config, or an override is unknown or malformed.
     """
     config = RunConfig() if path is None else _execute(Path(path))
+    _check_types(config)
     config = _override(config, list(overrides))
     check(config)
     return config
@@ -273,6 +275,7 @@ def check(config: RunConfig) -> None:
     Raises:
         UserError: names the option, its value and what it may be.
     """
+    _check_types(config)
     for name, least in (
         ("prompt.length", 1),
         ("task.max_input_length", 1),
@@ -297,6 +300,8 @@ def check(config: RunConfig) -> None:
         value = flatten(config)[name]
         if value is not None and not value >= least:
             raise UserError(f"--{name} is {value}; it must be at least {least}.")
+    if config.seed >= 2**32:
+        raise UserError(f"--seed is {config.seed}; it must be below 2**32.")
     for name in ("optimizer.learning_rate", "optimizer.max_gradient_norm"):
         value = flatten(config)[name]
         if value is not None and not 0 < value < float("inf"):
@@ -317,7 +322,7 @@ def check(config: RunConfig) -> None:
         raise UserError(f"--prompt.uniform_range is {low} to {high}; the first must be smaller.")
     if config.train.method == "prompt_tuning":
         for init, value in (("text", config.prompt.text), ("file", config.prompt.file)):
-            if config.prompt.init == init and not value:
+            if config.prompt.init == init and not (value or "").strip():
                 raise UserError(f"--prompt.init {init} needs --prompt.{init}; give it.")
     for pattern in config.train.freeze:
         try:
@@ -326,3 +331,44 @@ def check(config: RunConfig) -> None:
             raise UserError(
                 f"--train.freeze has the bad regular expression {pattern!r} ({error}); mend it."
             ) from None
+
+
+def _check_types(config: Any, prefix: str = "") -> None:
+    """Refuses values of other types: a recipe and Python code can hold anything."""
+    for name, hint in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if not _fits(value, hint):
+            wanted = "fields" if dataclasses.is_dataclass(hint) else _describe(hint)
+            raise UserError(f"--{prefix}{name} is {value!r}; it must be {wanted}.")
+        if dataclasses.is_dataclass(value):
+            _check_types(value, f"{prefix}{name}.")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    kind, of = typing.get_origin(hint), typing.get_args(hint)
+    if kind is Literal:
+        return value in of
+    if kind in (types.UnionType, typing.Union):
+        return any(_fits(value, each) for each in of)
+    if kind is tuple:
+        if not isinstance(value, tuple):
+            return False
+        each = of[:1] * len(value) if of[-1] is ... else of
+        return len(value) == len(each) and all(map(_fits, value, each))
+    if hint in (int, float):
+        numbers = (int,) if hint is int else (int, float)
+        return isinstance(value, numbers) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _describe(hint: Any) -> str:
+    """A type as people write it: "text or None", "one of adamw, adafactor"."""
+    kind, of = typing.get_origin(hint), typing.get_args(hint)
+    if kind is Literal:
+        return f"one of {', '.join(of)}"
+    if kind in (types.UnionType, typing.Union):
+        return " or ".join(map(_describe, of))
+    if kind is tuple:
+        return f"a tuple of {_describe(of[0])}"
+    names = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
+    return names.get(hint, "None")

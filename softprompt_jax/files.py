@@ -1,6 +1,8 @@
 """Files and folders that are whole or absent, whenever the process dies."""
 
 import contextlib
+import errno
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -22,31 +24,51 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     """Gives an empty folder to fill, which becomes `folder` when all went well.
 
     A folder cannot be replaced in one move as a file can: the old one first steps aside as
-    `.NAME.old`. `recover_folder` puts it back if the process died between the two moves.
+    `.NAME.old`. `recover_folder` puts it back if the process died between the two moves. A folder
+    has one writer at a time, and any number of readers.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(fresh, ignore_errors=True)
+    for unfinished in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
+        shutil.rmtree(unfinished, ignore_errors=True)
     fresh.mkdir()
     try:
         yield fresh
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
-    for path in fresh.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    for path in fresh.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
     recover_folder(folder)
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        os.rename(folder, old)
-    os.rename(fresh, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    while not _moved(fresh, folder):
+        _remove_old(folder)
+        os.rename(folder, _old(folder))
+    _remove_old(folder)
 
 
 def recover_folder(folder: Path) -> None:
-    """Puts back what `replace_folder` moved aside, and sweeps what it never finished."""
-    old = folder.with_name(f".{folder.name}.old")
-    if old.exists() and not folder.exists():
-        os.rename(old, folder)
+    """Puts back what `replace_folder` moved aside, if the process died before it could go on."""
+    if not folder.exists():
+        with contextlib.suppress(FileNotFoundError):
+            _moved(_old(folder), folder)
+
+
+def _moved(source: Path, folder: Path) -> bool:
+    """Gives a folder its name, unless that name is taken: perhaps by a reader that recovered it."""
+    try:
+        os.rename(source, folder)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _remove_old(folder: Path) -> None:
+    shutil.rmtree(_old(folder), ignore_errors=True)

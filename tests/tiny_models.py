@@ -9,16 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-from softprompt_jax.models.checkpoints import torch_names
 from softprompt_jax.models.families import build_module, config_from_hf
-from softprompt_jax.models.parameter_tables import find_rule
+from softprompt_jax.models.saving import torch_state
 
 WORDS = (
     *("positive", "negative", "true", "false", "yes", "no", "entailment", "neutral", "spam"),
@@ -127,23 +124,6 @@ def make_tiny(
     module = build_module(config, dtype=jnp.float32, rngs=nnx.Rngs(seed))
     save_file(torch_state(module, config.family), folder / "model.safetensors")
     return folder
-
-
-def torch_state(module: Any, family: str) -> dict[str, np.ndarray]:
-    """A module's parameters under torch's names and in torch's layout."""
-    flat = {
-        ".".join(map(str, path)): np.asarray(jax.device_get(leaf[...]))
-        for path, leaf in nnx.to_flat_state(nnx.state(module, nnx.Param))
-    }
-    state = {}
-    for path, values in flat.items():
-        # T5's "up" is wi_1 beside a gate and wi without.
-        gated = path.replace(".up.", ".gate.") in flat
-        name = torch_names(family, path)[-1 if gated else 0]
-        rule = find_rule(family, name)
-        assert rule is not None
-        state[name] = np.ascontiguousarray(values.T if rule[1] else values)
-    return state
 
 
 def write_tokenizer(folder: Path, family: str, words: Sequence[str] = WORDS) -> Tokenizer:

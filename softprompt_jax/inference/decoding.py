@@ -1,5 +1,6 @@
 """Greedy decoding with static shapes in one `lax.while_loop`."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,6 +14,10 @@ from softprompt_jax.prompts.prompted_model import (
     decode,
     encode,
 )
+
+
+NextLogits = Callable[[jax.Array, jax.Array], jax.Array]
+"""From the answer so far, int32 [B, N], and its length to the next token's logits [B, V]."""
 
 
 def greedy(
@@ -34,28 +39,8 @@ def greedy(
     """
     rows = batch["inputs"].shape[0]
     eos_ids = jnp.asarray(model.config.eos_ids, jnp.int32)
-    if model.config.is_encoder_decoder:
-        encoded, mask = encode(model, batch["inputs"], batch["input_mask"], prompt)
-
-        def next_logits(ids, step):
-            logits = decode(model, ids, encoded, mask)
-            return jax.lax.dynamic_index_in_dim(logits, step, axis=1, keepdims=False)
-    else:
-
-        def next_logits(ids, step):
-            # The answer so far becomes input; the one target position is the next token's.
-            lengths_B = jnp.sum(batch["input_mask"], axis=1, dtype=jnp.int32)
-            size = batch["inputs"].shape[1] + max_new_tokens
-            index_L = jnp.arange(size, dtype=jnp.int32)[None]
-            into_answer = index_L - lengths_B[:, None]
-            padded = jnp.pad(batch["inputs"], ((0, 0), (0, max_new_tokens)))
-            answer = jnp.take_along_axis(ids, jnp.clip(into_answer, 0, max_new_tokens - 1), axis=1)
-            grown = {
-                "inputs": jnp.where(into_answer < 0, padded, answer),
-                "input_mask": into_answer < step,
-                "targets": jnp.zeros((rows, 1), jnp.int32),
-            }
-            return causal_target_logits(model, grown, prompt)[:, 0]
+    prepare = _decoder_step if model.config.is_encoder_decoder else _causal_step
+    next_logits = prepare(model, batch, prompt, max_new_tokens)
 
     def going_on(carry):
         step, _, ended_B = carry
@@ -75,3 +60,31 @@ def greedy(
         jnp.zeros((rows,), bool),
     )
     return jax.lax.while_loop(going_on, advance, start)[1]
+
+
+def _decoder_step(model: Any, batch: Batch, prompt: AnyPrompt, max_new_tokens: int) -> NextLogits:
+    encoded, mask = encode(model, batch["inputs"], batch["input_mask"], prompt)
+
+    def next_logits(ids_BxN: jax.Array, step: jax.Array) -> jax.Array:
+        logits = decode(model, ids_BxN, encoded, mask)
+        return jax.lax.dynamic_index_in_dim(logits, step, axis=1, keepdims=False)
+
+    return next_logits
+
+
+def _causal_step(model: Any, batch: Batch, prompt: AnyPrompt, max_new_tokens: int) -> NextLogits:
+    lengths_B = jnp.sum(batch["input_mask"], axis=1, dtype=jnp.int32)
+    padded = jnp.pad(batch["inputs"], ((0, 0), (0, max_new_tokens)))
+    into_answer = jnp.arange(padded.shape[1], dtype=jnp.int32)[None] - lengths_B[:, None]
+
+    def next_logits(ids_BxN: jax.Array, step: jax.Array) -> jax.Array:
+        # The answer so far becomes input; the one target position is the next token's.
+        answer = jnp.take_along_axis(ids_BxN, jnp.clip(into_answer, 0, max_new_tokens - 1), axis=1)
+        grown = {
+            "inputs": jnp.where(into_answer < 0, padded, answer),
+            "input_mask": into_answer < step,
+            "targets": jnp.zeros((padded.shape[0], 1), jnp.int32),
+        }
+        return causal_target_logits(model, grown, prompt)[:, 0]
+
+    return next_logits

@@ -152,6 +152,8 @@ class Predictor:
         answer_length: int,
     ) -> None:
         """Fills `result` row by row: texts grouped by length, every batch queued, one fetch."""
+        if isinstance(texts, str):
+            raise UserError("The texts are a single string; give a list of strings.")
         names = self._names(prompts, len(texts))
         if not texts:
             return

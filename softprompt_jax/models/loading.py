@@ -147,16 +147,16 @@ def resolve_model(name: str) -> ModelFiles:
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         return _from_gguf(name, path)
-    if path.is_dir():
+    if name and path.is_dir():
         return _from_folder(name, path, lambda: path)
-    if path.exists():
+    if path.is_file():
         raise UserError(
             f"{name} is a file but no .gguf file; give the folder that holds config.json and the "
             "weights."
         )
     if not looks_like_hub_id(name):
         raise UserError(
-            f"There is no folder {name}, and it is no hub id either; give a hub id such as "
+            f"There is no folder {name!r}, and it is no hub id either; give a hub id such as "
             f"'google/t5-base-lm-adapt', a folder, a .gguf file or {', '.join(BUILT_IN)}."
         )
     folder = fetch_description(name)
@@ -255,13 +255,17 @@ def _settle_head(config: ModelConfig, source: TensorSource) -> ModelConfig:
 def _auto_tokenizer(name: str, folder: Path) -> Any:
     from transformers import AutoTokenizer
 
+    mend = f"put the model's tokenizer files into {folder}"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # transformers raises whatever the tokenizer's own code meets
-        reason = re.sub(r"\s+", " ", str(error)).strip().rstrip(".")
+        reason = re.sub(r"\s+", " ", str(error)).strip().rstrip(".")[:300]
         raise UserError(
-            f"The tokenizer of {name} cannot be loaded ({type(error).__name__}: {reason[:300]}); "
-            f"put its tokenizer files into {folder}."
+            f"The tokenizer of {name} cannot be loaded ({type(error).__name__}: {reason}); {mend}."
         ) from error
+    # Where there are no files, transformers makes a tokenizer that knows special tokens alone.
+    if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) < 2:
+        raise UserError(f"The tokenizer of {name} has no vocabulary; {mend}.")
+    return tokenizer

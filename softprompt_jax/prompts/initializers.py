@@ -3,6 +3,7 @@
 Every initialiser returns float32 `[length, d_model]`, whatever the model's dtype.
 """
 
+import re
 from collections.abc import Sequence
 
 import jax
@@ -22,8 +23,14 @@ FREQUENT = 5000  # the paper samples from the 5,000 most common tokens
 def random_uniform(
     model: LanguageModel, length: int, key: jax.Array, value_range: tuple[float, float]
 ) -> Vectors:
-    """Independent draws from U[low, high): the paper's range is [-0.5, 0.5)."""
+    """Independent draws from U[low, high): the paper's range is [-0.5, 0.5).
+
+    Raises:
+        UserError: the range is empty.
+    """
     low, high = value_range
+    if not low < high:
+        raise UserError(f"No number is at least {low} and below {high}; give the smaller first.")
     return jax.random.uniform(key, (length, model.d_model), jnp.float32, low, high)
 
 
@@ -37,7 +44,12 @@ def sampled_vocab(model: LanguageModel, length: int, key: jax.Array, vocab: str)
         vocab: `frequent` (the 5,000 most frequent ids without special tokens), `first_5000` (ids 0
             to 4999, special tokens included, as in the released code) or `all` (the whole
             vocabulary without special tokens).
+
+    Raises:
+        UserError: an unknown part of the vocabulary.
     """
+    if vocab not in ("frequent", "first_5000", "all"):
+        raise UserError(f"There is no vocab {vocab!r}; choose frequent, first_5000 or all.")
     if vocab == "first_5000":
         pool = np.arange(min(FREQUENT, model.config.vocab_size), dtype=np.int32)
     else:
@@ -51,8 +63,9 @@ def ordinary_ids(model: LanguageModel, most: int | None) -> np.ndarray:
     """The most frequent ids that stand for text, in order of frequency, int32.
 
     Subword vocabularies are built most frequent first (SentencePiece sorts by probability, BPE by
-    order of merging), so the order of ids is the order of frequency. Special tokens, pieces that
-    are no whole characters (byte fallback) and rows past the tokenizer's vocabulary are left out.
+    order of merging), so the order of ids is the order of frequency. Special tokens, SentencePiece's
+    pieces for single bytes (first in the vocabulary, last in frequency), pieces that are no whole
+    characters and rows past the tokenizer's vocabulary are left out.
     """
     tokenizer = model.tokenizer
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
@@ -60,6 +73,12 @@ def ordinary_ids(model: LanguageModel, most: int | None) -> np.ndarray:
     ids = []
     for start in range(0, size, FREQUENT):
         block = [i for i in range(start, min(start + FREQUENT, size)) if i not in special]
+        pieces = tokenizer.convert_ids_to_tokens(block)
+        block = [
+            i
+            for i, piece in zip(block, pieces, strict=True)
+            if not re.fullmatch("<0x[0-9A-F]{2}>", piece)
+        ]
         texts = tokenizer.batch_decode([[i] for i in block], clean_up_tokenization_spaces=False)
         ids += [i for i, text in zip(block, texts, strict=True) if text and "\ufffd" not in text]
         if most is not None and len(ids) >= most:
@@ -73,10 +92,13 @@ def class_labels(
     """One position a label (pieces averaged), the rest from the sampled vocabulary.
 
     Raises:
-        UserError: there are no labels, or more than positions.
+        UserError: there are no labels, or more than positions, or one has no tokens.
     """
     check_labels(length, labels)
     pieces = encode_targets(labels, model.tokenizer, model.config)
+    for label, ids in zip(labels, pieces, strict=True):
+        if not ids:
+            raise UserError(f"The label {label!r} has no tokens to start from; give it a text.")
     rows = [jnp.mean(embed(model, ids), axis=0) for ids in pieces]
     rest = sampled_vocab(model, length - len(rows), key, vocab) if length > len(rows) else None
     stacked = jnp.stack(rows)

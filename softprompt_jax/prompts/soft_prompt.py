@@ -69,11 +69,13 @@ class SoftPrompt:
             seed: of every draw.
 
         Raises:
-            UserError: an unknown initialiser, or one that lacks what it needs.
+            UserError: an unknown initialiser, one that lacks what it needs, or no positions.
 
         References:
             Lester et al. 2021, section 3.2, "Prompt Initialization".
         """
+        if length < 1:
+            raise UserError(f"A prompt cannot have {length} positions; give a length of 1 or more.")
         key = jax.random.key(seed)
         if init == "random_uniform":
             vectors = initializers.random_uniform(model, length, key, uniform_range)
@@ -108,17 +110,28 @@ class SoftPrompt:
 
         A prompt that the folder held before is replaced whole: no reader and no crash sees half of
         it.
+
+        Raises:
+            UserError: there is something else in the folder, which would be lost.
         """
+        folder = Path(folder)
+        free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+        if not free and not (folder / "prompt.safetensors").is_file():
+            raise UserError(
+                f"{folder} holds something else than a prompt, which saving would delete; choose "
+                "another folder."
+            )
+        # The shape is the vectors' own, whatever an older prompt's card says.
         card = {
+            **self.card,
             "format": FORMAT,
             "length": self.length,
             "d_model": self.vectors.shape[1],
-            **self.card,
         }
-        with replace_folder(Path(folder)) as fresh:
-            safetensors.numpy.save_file(
-                {"vectors": np.asarray(self.vectors)}, fresh / "prompt.safetensors"
-            )
+        # safetensors writes the memory as it lies, and reads it row by row.
+        vectors = np.ascontiguousarray(self.vectors, np.float32)
+        with replace_folder(folder) as fresh:
+            safetensors.numpy.save_file({"vectors": vectors}, fresh / "prompt.safetensors")
             (fresh / "prompt.json").write_text(json.dumps(card, indent=2) + "\n")
 
     @staticmethod
@@ -135,13 +148,17 @@ class SoftPrompt:
             if not path.is_file():
                 raise UserError(f"There is no prompt in {folder}: {path.name} is missing.")
         try:
-            card = json.loads(card_file.read_text())
+            card = json.loads(card_file.read_text(encoding="utf-8"))
             vectors = safetensors.numpy.load_file(tensors_file)["vectors"]
-        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        except (
+            *(OSError, ValueError, KeyError, RecursionError),
+            safetensors.SafetensorError,
+        ) as error:
             raise UserError(f"The prompt in {folder} is damaged ({error}); save it anew.") from None
         if (
             not isinstance(card, dict)
             or vectors.ndim != 2
+            or vectors.size == 0
             or vectors.dtype.name not in ("float32", "float16", "bfloat16")
             or not np.isfinite(vectors.astype(np.float32)).all()
         ):
@@ -179,8 +196,9 @@ def load_vectors(path: str | Path, length: int, config: Any) -> Float[Array, "le
     path = Path(path)
     if path.suffix == ".npy":
         try:
-            vectors = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            with path.open("rb") as file:
+                vectors = np.lib.format.read_array(file, allow_pickle=False)
+        except Exception as error:  # numpy lets through whatever its parser of headers meets
             raise UserError(
                 f"The prompt file {path} cannot be read ({error}); give a .npy file of floats."
             ) from None
@@ -192,4 +210,8 @@ def load_vectors(path: str | Path, length: int, config: Any) -> Float[Array, "le
             f"this run needs floats of shape [{length}, {config.d_model}]; set --prompt.length or "
             "choose a prompt of this model."
         )
-    return jnp.asarray(vectors.astype(np.float32))
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and is refused
+        vectors = vectors.astype(np.float32)
+    if not np.isfinite(vectors).all():
+        raise UserError(f"The prompt in {path} holds numbers that are not finite; choose another.")
+    return jnp.asarray(vectors)

@@ -25,8 +25,9 @@ class Checkpoints:
         # A resumed run says so itself; orbax's own lines about every file drown that.
         logging.getLogger("absl").setLevel(logging.ERROR)
         self._checkpointer = ocp.training.Checkpointer(
-            folder.absolute(),
-            preservation_policy=ocp.training.preservation_policies.LatestN(KEPT),
+            str(folder.absolute()),
+            # Its own protocol is typed for another metadata class than its policies are.
+            preservation_policy=ocp.training.preservation_policies.LatestN(KEPT),  # pyright: ignore[reportArgumentType]
             cleanup_tmp_directories=True,
         )
 
@@ -66,7 +67,8 @@ class Checkpoints:
         try:
             leaves = self._checkpointer.load(latest, wanted)
             metadata = self._checkpointer.metadata(latest).custom_metadata
-            if not isinstance(metadata, dict):
+            loop_state = metadata["loop"] if isinstance(metadata, dict) else None
+            if not isinstance(loop_state, dict):
                 raise ValueError("its metadata is missing")
         except (ValueError, KeyError, OSError) as error:
             raise UserError(
@@ -74,7 +76,7 @@ class Checkpoints:
                 f"({str(error).splitlines()[0]}); start anew with another --workdir."
             ) from None
         state = jax.tree.unflatten(jax.tree.structure(like), [leaves[path] for path in wanted])
-        return state, metadata["loop"]
+        return state, loop_state
 
     def close(self) -> None:
         """Waits for what is being written."""

@@ -1,6 +1,6 @@
 """Scoring a split of a task, by the likeliest label or by greedy text."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,9 +17,9 @@ from softprompt_jax.data import (
 from softprompt_jax.data.tokenization import pad_rows
 from softprompt_jax.inference.decoding import greedy
 from softprompt_jax.inference.scoring import choice_log_likelihoods
-from softprompt_jax.prompts.prompted_model import PromptedModel
+from softprompt_jax.prompts.prompted_model import Batch, PromptedModel
 from softprompt_jax.tasks import Task
-from softprompt_jax.training.parallel import pmap_rows, shard_rows
+from softprompt_jax.training.parallel import Device, pmap_rows, shard_rows
 
 
 class Evaluator:
@@ -46,27 +46,23 @@ class Evaluator:
         shapes: Sequence[Shape],
         batch_size: int,
         max_target_length: int,
-        devices: Sequence[jax.Device],
+        devices: Sequence[Device],
     ):
         self._task = task
         self._tokenizer = tokenizer
         self._shapes = shapes
         self._devices = len(devices)
         self._batch_size = -(-batch_size // len(devices)) * len(devices)
-        predict: Callable[..., Any]
+        choices = None
         if task.evaluation == "score":
             choices = pad_rows(encode_choices(task.labels, tokenizer, config))
 
-            def predict(model: PromptedModel, rows):
-                choices_CxT, mask_CxT = map(jnp.asarray, choices)
-                scores = choice_log_likelihoods(
-                    model.model, rows, choices_CxT, mask_CxT, model.vectors
-                )
-                return jnp.argmax(scores, axis=1)
-        else:
-
-            def predict(model: PromptedModel, rows):
+        def predict(model: PromptedModel, rows: Batch) -> Any:
+            if choices is None:
                 return greedy(model.model, rows, model.vectors, max_target_length)
+            ids, mask = map(jnp.asarray, choices)
+            scores = choice_log_likelihoods(model.model, rows, ids, mask, model.vectors)
+            return jnp.argmax(scores, axis=1)
 
         self._predict = pmap_rows(
             lambda trainable, frozen, rows: predict(nnx.merge(graphdef, trainable, frozen), rows),

@@ -18,8 +18,8 @@ class RunLog:
 
     Args:
         workdir: the run's folder.
-        first_step: step that the run starts after; later lines of an earlier, killed part of the
-            run are dropped, since the steps are taken again.
+        first_step: step that the run starts after. What an earlier, killed part of the run told of
+            later steps, or of the test split at its end, is dropped, since it comes again.
         steps: steps of the whole run, for the bar.
     """
 
@@ -28,7 +28,7 @@ class RunLog:
         from tensorboardX import SummaryWriter
 
         path = workdir / "metrics.jsonl"
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= first_step]
+        kept = [line for line in _whole_lines(path) if _stays(json.loads(line), first_step)]
         write_text(path, "".join(kept))
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
@@ -67,6 +67,11 @@ class RunLog:
         self._bar.close()
         self._board.close()
         self._file.close()
+
+
+def _stays(line: Mapping[str, Any], first_step: int) -> bool:
+    tells_of_test = any(name.startswith("test/") for name in line)
+    return 0 < first_step >= line["step"] and not tells_of_test
 
 
 def _whole_lines(path: Path) -> list[str]:

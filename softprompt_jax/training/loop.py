@@ -6,13 +6,21 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from softprompt_jax.config import RunConfig, TaskOptions, check
-from softprompt_jax.data import BatchStream, TokenizedExamples, plan_shapes, tokenize_pairs
+from softprompt_jax.data import (
+    BatchStream,
+    TokenizedExamples,
+    encode_choices,
+    plan_shapes,
+    tokenize_pairs,
+)
 from softprompt_jax.errors import UserError
 from softprompt_jax.models import LanguageModel, resolve_model
+from softprompt_jax.models.families import build_module
 from softprompt_jax.prompts import PromptedModel, SoftPrompt, initializers
 from softprompt_jax.prompts.soft_prompt import load_vectors
 from softprompt_jax.tasks import Task, get_task
@@ -26,7 +34,7 @@ from softprompt_jax.training.step import init_state, make_train_step
 from softprompt_jax.training.workdir import Progress, TrainResult, Workdir
 
 
-class Diverged(RuntimeError):
+class DivergedError(RuntimeError):
     """The loss was not finite; the message says where the last good prompt is and what to try."""
 
 
@@ -56,7 +64,7 @@ def train(config: RunConfig) -> TrainResult:
 
     Raises:
         UserError: a mistake in the config, found before the model's weights are read.
-        Diverged: loss or gradient was not finite.
+        DivergedError: loss or gradient was not finite.
 
     References:
         Lester, Al-Rfou, Constant 2021, sections 2 and 3.
@@ -73,6 +81,8 @@ def train(config: RunConfig) -> TrainResult:
     task = task_from_options(config.task)
     if options.method == "prompt_tuning":
         _check_prompt(config, files.config, task)
+    if options.freeze:
+        _check_freeze(config, files.config)
     workdir = Workdir(config)
     result = workdir.result()
     if result is not None:
@@ -81,8 +91,11 @@ def train(config: RunConfig) -> TrainResult:
     # ----------------------------------------------------------------------------- data
     tokenizer = files.load_tokenizer()
     splits = {
-        name: _tokenize(config.task, task, name, tokenizer, files.config) for name in task.splits
+        name: tokenize_split(config.task, task, name, tokenizer, files.config)
+        for name in dict.fromkeys(("train", "validation", *task.splits))
     }
+    if task.evaluation == "score":
+        encode_choices(task.labels, tokenizer, files.config)  # labels that cannot be told apart
     examples = splits["train"].examples
     shapes = plan_shapes(examples.input_lengths, examples.target_lengths, options.max_shapes)
     held_out = [split.examples for name, split in splits.items() if name != "train"]
@@ -93,8 +106,8 @@ def train(config: RunConfig) -> TrainResult:
     )
 
     # ----------------------------------------------------------------- model and state
-    model = files.load(_dtype(config))
-    prompted = PromptedModel(model.module, _initial_vectors(config, model, task))
+    model = files.load(resolve_dtype(config))
+    prompted = PromptedModel(model.module, initial_vectors(config, model, task))
     is_trained = partition.trainable_filter(options.method, options.freeze)
     graphdef, trainable, frozen = partition.split(prompted, is_trained)
     optimizer = partition.masked(
@@ -163,9 +176,9 @@ def train(config: RunConfig) -> TrainResult:
         if not metrics.pop("finite"):
             if progress.best_step is None:
                 keep_best()  # the step left the trainable part as it was before
-            raise Diverged(
-                f"The loss was not finite at step {number}; the last good prompt is in "
-                f"{workdir.best}. Try a lower --optimizer.learning_rate, "
+            raise DivergedError(
+                f"The loss, its gradient or the update was not finite at step {number}; what was "
+                f"best before is in {workdir.best}. Try a lower --optimizer.learning_rate, "
                 "--optimizer.max_gradient_norm 1 or --model.dtype float32, with a new --workdir."
             )
         speed = progress.examples_per_second
@@ -268,7 +281,10 @@ def task_from_options(options: TaskOptions) -> Task:
     return get_task(options.name, **asked)
 
 
-def _tokenize(options: TaskOptions, task: Task, name: str, tokenizer: Any, config: Any) -> Split:
+def tokenize_split(
+    options: TaskOptions, task: Task, name: str, tokenizer: Any, config: Any
+) -> Split:
+    """One split of a task, as training and evaluation read it."""
     pairs = [
         pair
         for example in task.split(name)
@@ -305,7 +321,21 @@ def _check_prompt(config: RunConfig, model_config: Any, task: Task) -> None:
             )
 
 
-def _initial_vectors(config: RunConfig, model: LanguageModel, task: Task) -> Any:
+def _check_freeze(config: RunConfig, model_config: Any) -> None:
+    """Finds patterns that freeze nothing, or everything, before the model's weights are read."""
+
+    def build() -> PromptedModel:
+        # The weights settle whether the head is tied; until then it counts as a parameter.
+        module = build_module(
+            dataclasses.replace(model_config, tied=False), dtype=jnp.float32, rngs=nnx.Rngs(0)
+        )
+        return PromptedModel(module, jnp.zeros((config.prompt.length, model_config.d_model)))
+
+    partition.check_freeze(nnx.eval_shape(build), config.train.method, config.train.freeze)
+
+
+def initial_vectors(config: RunConfig, model: LanguageModel, task: Task) -> Any:
+    """The prompt's start, float32 `[length, d_model]`; None for model tuning."""
     if config.train.method == "model_tuning":
         return None
     options = config.prompt
@@ -322,7 +352,8 @@ def _initial_vectors(config: RunConfig, model: LanguageModel, task: Task) -> Any
     ).vectors
 
 
-def _dtype(config: RunConfig) -> str:
+def resolve_dtype(config: RunConfig) -> str:
+    """The dtype of the model's weights, "auto" resolved for this machine."""
     if config.model.dtype != "auto":
         return config.model.dtype
     on_cpu = jax.default_backend() == "cpu"
@@ -351,7 +382,7 @@ def _overview(
     cut = splits["train"].examples.truncated_inputs
     return (
         f"{model.name} ({size(frozen):,} parameters frozen, {size(trainable):,} trained, "
-        f"{_dtype(config)}) on {devices} {jax.default_backend()} device(s)\n"
+        f"{resolve_dtype(config)}) on {devices} {jax.default_backend()} device(s)\n"
         f"{config.task.name}: {rows}; {cut:,} training inputs cut at "
         f"{config.task.max_input_length} tokens; batches of {config.train.batch_size} in "
         f"{len(shapes)} shapes, up to {shapes[-1].inputs} + {shapes[-1].targets} tokens"

@@ -11,8 +11,10 @@ from softprompt_jax.errors import UserError
 
 AXIS = "devices"
 
+Device = Any  # jax.Device is a variable to type checkers, not a type
 
-def local_devices(count: int | None, batch_size: int, accumulation: int = 1) -> list[jax.Device]:
+
+def local_devices(count: int | None, batch_size: int, accumulation: int = 1) -> list[Device]:
     """The devices of a run.
 
     Args:
@@ -40,7 +42,7 @@ def local_devices(count: int | None, batch_size: int, accumulation: int = 1) -> 
     return devices[:count]
 
 
-def pmap_step(step: Callable[..., Any], devices: Sequence[jax.Device]) -> Callable[..., Any]:
+def pmap_step(step: Callable[..., Any], devices: Sequence[Device]) -> Callable[..., Any]:
     """Maps `step(state, frozen, batch)` over the batch's leading device axis.
 
     State and frozen weights are replicated and keep their shapes (`in_axes=(None, None, 0)`), so
@@ -57,12 +59,12 @@ def pmap_step(step: Callable[..., Any], devices: Sequence[jax.Device]) -> Callab
     )
 
 
-def pmap_rows(function: Callable[..., Any], devices: Sequence[jax.Device]) -> Callable[..., Any]:
+def pmap_rows(function: Callable[..., Any], devices: Sequence[Device]) -> Callable[..., Any]:
     """Maps `function(state, frozen, rows)` over rows, without communication: `[devices, ...]`."""
     return jax.pmap(function, axis_name=AXIS, in_axes=(None, None, 0), devices=list(devices))
 
 
-def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
+def replicate(tree: Any, devices: Sequence[Device]) -> Any:
     """Places every leaf once on each device, where the mapped functions expect it."""
     mesh = Mesh(np.asarray(devices), (AXIS,))
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))

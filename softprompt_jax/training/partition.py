@@ -46,6 +46,28 @@ def split(model: PromptedModel, is_trained: Filter) -> tuple[Any, nnx.State, nnx
     return graphdef, trainable, frozen
 
 
+def check_freeze(model: PromptedModel, method: str, freeze: Sequence[str]) -> None:
+    """Refuses patterns that miss every parameter, or leave none to train.
+
+    Args:
+        model: may be abstract.
+        method: as for `trainable_filter`.
+        freeze: likewise.
+
+    Raises:
+        UserError: names the pattern and a path as it might be.
+    """
+    state = split(model, trainable_filter(method))[1]
+    paths = [".".join(map(str, path)) for path, _ in nnx.to_flat_state(state)]
+    for pattern in freeze:
+        if not any(re.search(pattern, path) for path in paths):
+            raise UserError(
+                f"--train.freeze {pattern} matches nothing that {method} trains, such as "
+                f"{paths[0]}; mend the pattern."
+            )
+    split(model, trainable_filter(method, freeze))
+
+
 def masked(optimizer: optax.GradientTransformation, is_trained: Filter):
     """Restricts an optimizer to the trained leaves of whatever state it is given.
 

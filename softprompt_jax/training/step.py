@@ -62,7 +62,8 @@ def loss_and_counts(
     log_z = jax.nn.logsumexp(logits_BxTxV, axis=-1)
     target = jnp.take_along_axis(logits_BxTxV, batch["targets"][..., None], axis=-1)[..., 0]
     cross_entropy = jnp.sum(mask * (log_z - target))
-    correct = jnp.sum(mask * (jnp.argmax(logits_BxTxV, axis=-1) == batch["targets"]))
+    is_correct = jnp.argmax(logits_BxTxV, axis=-1) == batch["targets"]
+    correct = jnp.sum(mask * is_correct.astype(jnp.float32))
     total = cross_entropy + z_loss * jnp.sum(mask * jnp.square(log_z))
     return total, {"loss": cross_entropy, "tokens": jnp.sum(mask), "correct": correct}
 
@@ -90,9 +91,9 @@ def make_train_step(
 
     Returns:
         The step. Its metrics are float32 scalars, the same on every device: `loss` (nats a target
-        token), `token_accuracy`, `grad_norm`, `tokens` and `finite`. Where loss or gradient is
-        not finite the state keeps its trainable and optimizer parts, so that the last good prompt
-        survives.
+        token), `token_accuracy`, `grad_norm`, `tokens` and `finite`. Where loss, gradient or update
+        is not finite the state keeps its trainable and optimizer parts, so that the last good
+        prompt survives.
     """
 
     def sums(trainable, frozen, batch, keys_B):
@@ -132,10 +133,12 @@ def make_train_step(
 
         tokens = jnp.maximum(counts["tokens"], 1.0)
         grads = jax.tree.map(lambda g: g / tokens.astype(g.dtype), grads)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
+        # The update too: after a huge one the loss is finite but the prompt is lost.
         finite = jnp.isfinite(counts["loss"]) & jnp.isfinite(grad_norm)
+        finite &= jnp.isfinite(optax.tree.norm(updates))
         trainable, opt_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
             (trainable, opt_state),

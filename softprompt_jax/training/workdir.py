@@ -79,7 +79,8 @@ class Workdir:
     """The folder of one run.
 
     Args:
-        config: the run; `config.json` is written if the folder is new.
+        config: the run; `config.json` is written unless the folder holds a run already. A run that
+            never came to its first step is none: its settings may have been the mistake.
 
     Raises:
         UserError: the folder holds a run with other settings, or `resume` is "never" and it holds
@@ -92,13 +93,21 @@ class Workdir:
         recover_folder(self.best)
         saved = self.path / "config.json"
         if saved.exists():
-            if config.resume == "never":
+            try:
+                before = RunConfig.from_json(saved.read_text(encoding="utf-8"))
+            except (UserError, UnicodeDecodeError) as error:
+                reason = str(error).rstrip(".")
                 raise UserError(
-                    f"{self.path} already holds a run; choose another --workdir, or leave out "
-                    "--resume never to continue it."
-                )
-            _check_same(RunConfig.from_json(saved.read_text(encoding="utf-8")), config, self.path)
-        elif self.path.exists() and any(self.path.iterdir()):
+                    f"{saved} is not the config of a run ({reason}); choose another --workdir."
+                ) from None
+            if (self.path / "metrics.jsonl").exists():
+                if config.resume == "never":
+                    raise UserError(
+                        f"{self.path} already holds a run; choose another --workdir, or leave out "
+                        "--resume never to continue it."
+                    )
+                _check_same(before, config, self.path)
+        elif self.path.is_dir() and any(path.name[0] != "." for path in self.path.iterdir()):
             raise UserError(f"{self.path} is not empty and holds no run; choose another --workdir.")
         try:
             self.path.mkdir(parents=True, exist_ok=True)

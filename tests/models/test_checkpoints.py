@@ -209,7 +209,7 @@ def test_long_lists_are_cut(folders, tmp_path):
     state = copy_without_weights(folders["gpt2"], tmp_path)
     state |= {f"extra{i}": np.zeros(1, np.float32) for i in range(25)}
     save_file(state, tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match="25 surplus: .*, and 15 more"):
+    with pytest.raises(UserError, match=r"25 surplus: .*, and 15 more"):
         load_model(str(tmp_path))
 
 

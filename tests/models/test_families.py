@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from test_parity import CAUSAL_VARIANTS, GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, T5, T5_VARIANTS
-from torch_reference import our_logits, our_module, torch_config, torch_model
+from torch_reference import our_logits, our_module, torch_config, torch_logits, torch_model
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from softprompt_jax.errors import UserError
@@ -22,11 +22,11 @@ from softprompt_jax.models.t5 import T5Config, relative_buckets
 
 CAUSAL = {"gpt2": GPT2, "smollm": CAUSAL_VARIANTS["smollm"], "mistral": MISTRAL, "qwen3": QWEN3}
 ALL = CAUSAL | {"t5 1.0": T5, "t5 1.1": T5_VARIANTS["v1.1"]}
+FEW = ["gpt2", "t5 1.1"]
 
 
 def fresh(raw, dtype=jnp.float32):
-    config = config_from_hf(raw)
-    return jax.jit(lambda: build_module(config, dtype=dtype, rngs=nnx.Rngs(0)))()
+    return build_module(config_from_hf(raw), dtype=dtype, rngs=nnx.Rngs(0))
 
 
 def hidden(module, x, mask=None, **options):
@@ -69,7 +69,7 @@ def test_only_the_wanted_positions(name):
     np.testing.assert_allclose(some[1], everything[1, np.array([0, 7])], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", FEW)
 def test_a_row_without_tokens_is_finite(name):
     """Rows that only fill up a batch have no token; neither they nor their gradient is NaN."""
     module = fresh(ALL[name])
@@ -121,8 +121,8 @@ def test_position_bias_is_the_table_by_offset(decoder, length):
     buckets = relative_buckets(
         index[None, :] - index[:, None], bidirectional=not decoder, n_buckets=8, max_distance=20
     )
-    expected = stack.relative_bias[...][buckets].transpose(2, 0, 1)[None]
-    np.testing.assert_array_equal(stack.position_bias(length), expected)
+    expected = np.asarray(stack.relative_bias[...])[buckets].transpose(2, 0, 1)[None]
+    np.testing.assert_array_equal(jax.jit(lambda s: s.position_bias(length))(stack), expected)
 
 
 # --- Dropout ---------------------------------------------------------------------------------
@@ -141,9 +141,9 @@ def test_dropout_is_unbiased_and_its_sites_differ():
     assert Dropout(0.0, dropout.keys_B)(x, 0) is x
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", FEW)
 def test_dropout_of_a_row_does_not_depend_on_its_batch(name):
-    module = fresh(ALL[name])
+    module = fresh(ALL[name] | {"num_layers": 1, "num_hidden_layers": 1, "n_layer": 1})
     x, keys = random_x(4, 8, 48), jax.random.split(jax.random.key(1), 4)
     order = np.array([2, 0, 3, 1])
     run = jax.jit(lambda x, keys: hidden(module, x, dropout=Dropout(0.2, keys)))
@@ -181,14 +181,14 @@ def test_dropout_sites_are_those_of_transformers(raw, count, monkeypatch):
 # --- Dtypes and first values -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", ["gpt2", "qwen3", "t5 1.0"])
 def test_bfloat16_is_close(name):
     raw = ALL[name]
     model = torch_model(raw)
     ids = np.random.default_rng(1).integers(2, 97, (2, 12))
     decoder_ids = ids[:, :6] if raw["model_type"] == "t5" else None
     mask = np.arange(12)[None, :] < np.array([[12], [7]])
-    exact = our_logits(our_module(model, raw), ids, mask, decoder_ids)
+    exact, _ = torch_logits(model, ids, mask, decoder_ids)
     module = our_module(model, raw, dtype=jnp.bfloat16)
     assert module.embed(ids).dtype == jnp.bfloat16
     rough = our_logits(module, ids, mask, decoder_ids)
@@ -199,17 +199,22 @@ def test_bfloat16_is_close(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_first_values_are_fit_for_training(name, dtype):
-    """One dtype throughout, and a first loss near that of guessing."""
-    module = fresh(ALL[name], dtype)
-    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(module))} == {jnp.dtype(dtype)}
+def test_first_values_are_fit_for_training(name):
+    """The first loss is near that of guessing."""
+    module = fresh(ALL[name])
     ids = jnp.asarray(np.random.default_rng(1).integers(2, 97, (4, 12)), jnp.int32)
     logits = jax.jit(lambda m, ids: m.unembed(hidden(m, m.embed(ids))))(module, ids)
-    assert logits.dtype == jnp.float32
     targets = ids[:, : logits.shape[1]][:, 1:]  # the next token
     picked = jnp.take_along_axis(jax.nn.log_softmax(logits)[:, :-1], targets[..., None], axis=-1)
     assert -np.mean(picked) == pytest.approx(np.log(97), abs=1.0)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_one_dtype_throughout(name):
+    abstract = nnx.eval_shape(lambda: fresh(ALL[name], jnp.bfloat16))
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(abstract))} == {jnp.dtype(jnp.bfloat16)}
+    x = random_x(2, 8, 48, dtype=jnp.bfloat16)
+    assert jax.eval_shape(hidden, abstract, x).dtype == jnp.bfloat16
 
 
 # --- Configurations --------------------------------------------------------------------------

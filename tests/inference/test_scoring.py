@@ -1,0 +1,95 @@
+"""Scores of choices against sums of log-softmax over the full logits."""
+
+import numpy as np
+import pytest
+from lively_models import compiled, make_lively, pad, random_prompt, random_rows, row_prompts
+
+from softprompt_jax.data.tokenization import pad_rows
+from softprompt_jax.inference.scoring import choice_log_likelihoods
+from softprompt_jax.models import load_model
+
+VARIANTS = ("t5", "mistral", "gpt2")
+INPUTS = random_rows((9, 3, 6))
+PROMPTS = [random_prompt(6), random_prompt(2, seed=1), random_prompt(6, seed=2)]
+CHOICES = {
+    "one token": [[5], [90], [30]],
+    "several tokens": [[5, 6, 7], [90], [30, 31]],
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return {v: load_model(str(make_lively(tmp_path_factory.mktemp("m"), v))) for v in VARIANTS}
+
+
+def brute_force(model, choices, prompt) -> np.ndarray:
+    """[rows, choices] from one row for each text and choice, unabridged logits and float64."""
+    pairs = [(text, choice) for text in INPUTS for choice in choices]
+    if model.is_encoder_decoder:
+        ids, mask = pad([text for text, _ in pairs])
+        start = model.config.decoder_start_id
+        decoder_ids, _ = pad([[start, *choice] for _, choice in pairs])
+        logits = model.logits(ids, mask, decoder_ids, prompt)
+        first = [0] * len(pairs)
+    else:
+        ids, mask = pad([text + choice for text, choice in pairs])
+        logits = model.logits(ids, mask, prompt=prompt)
+        first = [len(text) - 1 for text, _ in pairs]
+    logits = np.asarray(logits, np.float64)
+    log_probs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    sums = [
+        sum(log_probs[row, start + step, token] for step, token in enumerate(choice))
+        for row, (start, (_, choice)) in enumerate(zip(first, pairs, strict=True))
+    ]
+    return np.reshape(sums, (len(INPUTS), len(choices)))
+
+
+def score(model, rows, choices, prompt, width=None):
+    inputs, mask = pad(rows, width=width)
+    batch = {"inputs": inputs, "input_mask": mask}
+    return compiled(choice_log_likelihoods, model, batch, *pad_rows(choices), prompt)
+
+
+@pytest.mark.parametrize("kind", CHOICES)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_prompt_for_each_row(models, variant, kind):
+    model, choices = models[variant], CHOICES[kind]
+    scores = score(model, INPUTS, choices, row_prompts(PROMPTS))
+    assert scores.dtype == np.float32
+    expected = [brute_force(model, choices, own)[i] for i, own in enumerate(PROMPTS)]
+    np.testing.assert_allclose(scores, expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_one_prompt_or_none(models, variant):
+    model = models[variant]
+    choices = CHOICES["several tokens"]
+    for prompt in (PROMPTS[0], None):
+        scores = score(model, INPUTS, choices, prompt)
+        np.testing.assert_allclose(scores, brute_force(model, choices, prompt), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", CHOICES)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_padding_is_harmless(models, variant, kind):
+    """A row of padding (one real token), more columns and more choice columns."""
+    model, choices = models[variant], CHOICES[kind]
+    expected = score(model, INPUTS, choices, row_prompts(PROMPTS))
+    rows = [*INPUTS, [4]]
+    padded = score(model, rows, choices, row_prompts([*PROMPTS, PROMPTS[1]]), width=13)
+    assert np.isfinite(padded).all()
+    np.testing.assert_allclose(padded[:-1], expected, atol=1e-5, rtol=0)
+    inputs, mask = pad(INPUTS)
+    ids, real = pad_rows(choices)
+    wider = np.pad(ids, ((0, 0), (0, 2)), constant_values=8), np.pad(real, ((0, 0), (0, 2)))
+    batch = {"inputs": inputs, "input_mask": mask}
+    scores = compiled(choice_log_likelihoods, model, batch, *wider, row_prompts(PROMPTS))
+    np.testing.assert_allclose(scores, expected, atol=1e-5, rtol=0)
+
+
+def test_a_likelihood_is_one_of_a_distribution(models):
+    """All single tokens together have probability 1."""
+    model = models["t5"]
+    everything = [[i] for i in range(model.config.vocab_size)]
+    scores = score(model, INPUTS, everything, PROMPTS[0])
+    np.testing.assert_allclose(np.exp(scores).sum(axis=1), 1, atol=1e-5)
