@@ -4,6 +4,7 @@ The initial weights of `tiny_models` give nearly equal logits and even attention
 wrong position or mask. These folders can be read by `load_model` and by transformers.
 """
 
+import functools
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +22,17 @@ from softprompt_jax.prompts.prompted_model import RowPrompts
 
 WINDOW = 5
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "t5": ("t5", {}),
-    "t5 1.0": ("t5", {"feed_forward_proj": "relu", "tie_word_embeddings": True}),
+    # Few layers, because compiling takes most of the tests' time.
+    "t5": ("t5", {"num_decoder_layers": 1}),
+    "t5 1.0": (
+        "t5",
+        {
+            "feed_forward_proj": "relu",
+            "tie_word_embeddings": True,
+            "num_layers": 1,
+            "num_decoder_layers": 1,
+        },
+    ),
     "llama": ("llama", {}),
     "mistral": (
         "llama",
@@ -106,11 +116,10 @@ def row_prompts(prompts: list[np.ndarray]) -> RowPrompts:
 
 
 def compiled(function: Callable[..., Any], model: LanguageModel, *arguments: Any) -> np.ndarray:
-    """The value of function(module, *arguments), compiled."""
-    graphdef, state = nnx.split(model.module)
+    """The value of function(module, *arguments), compiled once for all calls alike."""
+    return np.asarray(_run(function, *nnx.split(model.module), arguments))
 
-    @jax.jit
-    def run(state, arguments):
-        return function(nnx.merge(graphdef, state), *arguments)
 
-    return np.asarray(run(state, arguments))
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _run(function, graphdef, state, arguments):
+    return function(nnx.merge(graphdef, state), *arguments)

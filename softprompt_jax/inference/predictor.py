@@ -95,6 +95,8 @@ class Predictor:
         Raises:
             UserError: an unknown prompt, as many names as texts are missing, or an empty text.
         """
+        if isinstance(choices, str):
+            raise UserError("The choices are a single string; give a list of strings.")
         ids = encode_choices(choices, self.model.tokenizer, self.model.config)
         choices_CxT, choice_mask_CxT = pad_rows(ids)
         result = np.zeros((len(texts), len(choices)), np.float32)

@@ -193,14 +193,13 @@ class MLP(nnx.Module):
         return self.down(apply_dropout(dropout, h_BxLxF, site))
 
 
-def unembed(h_BxTxD: jax.Array, embedding_VxD: nnx.Param | None, head: Linear | None) -> jax.Array:
-    """Logits, float32 [B, T, V], from a head of its own, or from the embedding when that is None.
+def unembed(h_BxTxD: jax.Array, embedding_VxD: nnx.Param, head: Linear | None) -> jax.Array:
+    """Logits, float32 [B, T, V], from a head of its own or, when that is None, from the embedding.
 
     The products are summed in float32 whatever the dtype of the weights.
     """
     if head is not None:
         return jnp.matmul(h_BxTxD, head.kernel[...], preferred_element_type=jnp.float32)
-    assert embedding_VxD is not None
     return jax.lax.dot_general(
         h_BxTxD,
         embedding_VxD[...],

@@ -108,7 +108,7 @@ class LlamaConfig:
                 f"num_key_value_heads ({n_kv_heads}): mend its config.json."
             )
         head_width = raw.get("head_dim") or (128 if model_type == "qwen3" else width // n_heads)
-        # Mistral's configs and Qwen3's may carry keys of other types; only these types read them.
+        # As in transformers, Mistral and Qwen2 pass over this key.
         any_bias = model_type in ("llama", "qwen3") and bool(raw.get("attention_bias", False))
         eos_ids = token_ids(raw.get("eos_token_id", None if qwen else 2))
         return cls(

@@ -107,7 +107,7 @@ class T5Config:
         tied = raw.get("tie_word_embeddings", model_type == "t5")
         # transformers 5 keeps the scaling apart from the tying; before, one flag meant both.
         scale = raw.get("scale_decoder_outputs", tied) if model_type == "t5" else False
-        pad_id = raw.get("pad_token_id", 0)
+        pad_id = raw.get("pad_token_id") or 0
         start_id = raw.get("decoder_start_token_id")
         return cls(
             vocab_size=need(raw, "vocab_size"),

@@ -22,8 +22,8 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path):
-        # A resumed run says so itself; orbax's own lines about every file drown that.
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        # A resumed run says so itself, and what goes wrong is raised; orbax's own lines drown that.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._checkpointer = ocp.training.Checkpointer(
             str(folder.absolute()),
             # Its own protocol is typed for another metadata class than its policies are.
@@ -71,10 +71,11 @@ class Checkpoints:
             if not isinstance(loop_state, dict):
                 raise ValueError("its metadata is missing")
         except (ValueError, KeyError, OSError) as error:
+            folder = self._checkpointer.directory / str(self.latest_step)
             raise UserError(
-                f"The checkpoint in {self._checkpointer.directory} cannot be restored "
-                f"({str(error).splitlines()[0]}); start anew with another --workdir."
-            ) from None
+                f"The checkpoint {folder} is damaged; delete it to go on from the one before it, "
+                "or start anew with another --workdir."
+            ) from error
         state = jax.tree.unflatten(jax.tree.structure(like), [leaves[path] for path in wanted])
         return state, loop_state
 
