@@ -369,6 +369,6 @@ def _describe(hint: Any) -> str:
     if kind in (types.UnionType, typing.Union):
         return " or ".join(map(_describe, of))
     if kind is tuple:
-        return f"a tuple of {_describe(of[0])}"
+        return f"a tuple ({', '.join('...' if each is ... else _describe(each) for each in of)})"
     names = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
     return names.get(hint, "None")

@@ -23,7 +23,7 @@ from softprompt_jax.prompts.prompted_model import RowPrompts
 WINDOW = 5
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     # Few layers, because compiling takes most of the tests' time.
-    "t5": ("t5", {"num_decoder_layers": 1}),
+    "t5": ("t5", {"num_layers": 1, "num_decoder_layers": 1}),
     "t5 1.0": (
         "t5",
         {

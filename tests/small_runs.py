@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import jax.numpy as jnp
+from orbax.checkpoint import v1 as ocp
 from tiny_models import WORDS, make_tiny
 
 from softprompt_jax.config import (
@@ -91,6 +93,18 @@ def changed(config: RunConfig, **changes: Any) -> RunConfig:
     return config
 
 
+def write_recipe(config: RunConfig, folder: Path) -> Path:
+    """A config as the command reads it."""
+    (folder / "recipe.json").write_text(config.to_json())
+    recipe = folder / "recipe.py"
+    recipe.write_text(
+        "from pathlib import Path\n"
+        "from softprompt_jax.config import RunConfig\n"
+        "config = RunConfig.from_json((Path(__file__).parent / 'recipe.json').read_text())\n"
+    )
+    return recipe
+
+
 def prompted_tiny(folder: Path, family: str, length: int | None = 4) -> PromptedModel:
     """A tiny random model that wears a random prompt; none with length None."""
     if not folder.exists():
@@ -123,3 +137,12 @@ def metrics_lines(workdir: Path | str) -> list[dict[str, Any]]:
     return [
         {name: value for name, value in line.items() if "per_second" not in name} for line in lines
     ]
+
+
+def checkpoint_bits(workdir: Path, step: int) -> dict[str, bytes]:
+    """Bytes of everything that a checkpoint holds of the devices, by path."""
+    with warnings.catch_warnings():
+        # Told no shardings, orbax warns that it takes those it saved.
+        warnings.filterwarnings("ignore", "Sharding info not provided")
+        state: Any = ocp.load(workdir / "checkpoints" / str(step), checkpointable_name="state")
+    return {path: np.asarray(leaf).tobytes() for path, leaf in state.items()}

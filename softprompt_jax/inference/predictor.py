@@ -142,6 +142,8 @@ class Predictor:
             ),
             answer_length=max_new_tokens,
         )
+        if not texts:  # transformers decodes an empty batch to one empty text
+            return []
         answers = self.model.tokenizer.batch_decode(result, skip_special_tokens=True)
         return [answer.strip() for answer in answers]
 

@@ -4,7 +4,7 @@ References:
     Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -18,14 +18,17 @@ from softprompt_jax.errors import UserError
 from softprompt_jax.models.layers import (
     MLP,
     Dropout,
+    KeysValues,
     LayerNorm,
     Linear,
+    after_prefix,
     apply_dropout,
     attend,
     causal_biases,
     check_activation,
     gather_positions,
     normal_param,
+    prefix_length,
     split_heads,
     token_positions,
     unembed,
@@ -123,12 +126,15 @@ class GPT2Attention(nnx.Module):
         biases: tuple[jax.Array, ...],
         dropout: Dropout | None,
         site: int,
-    ) -> jax.Array:
-        """Attends within [B, L, D]; biases as for `attend`, `site` the dropout's."""
+        prefix: KeysValues | None,
+    ) -> tuple[jax.Array, KeysValues]:
+        """Attends from [B, L, D] to itself and the prefix; its own keys and values beside it."""
         parts = jnp.split(self.qkv(x_BxLxD), 3, axis=-1)
         q, k, v = (split_heads(part, self.n_heads) for part in parts)
         scale = q.shape[-1] ** -0.5
-        return self.o(attend(q, k, v, biases, scale=scale, dropout=dropout, site=site))
+        keys, values = after_prefix(prefix, k, v)
+        mixed = attend(q, keys, values, biases, scale=scale, dropout=dropout, site=site)
+        return self.o(mixed), KeysValues(k, v)
 
 
 class GPT2Block(nnx.Module):
@@ -157,12 +163,13 @@ class GPT2Block(nnx.Module):
         biases: tuple[jax.Array, ...],
         dropout: Dropout | None,
         site: int,
-    ) -> jax.Array:
-        """Returns the residual stream [B, L, D] after the block."""
-        y = self.attention(self.attention_norm(x_BxLxD), biases, dropout, site)
+        prefix: KeysValues | None,
+    ) -> tuple[jax.Array, KeysValues]:
+        """Returns the residual stream [B, L, D] after the block, and its keys and values."""
+        y, own = self.attention(self.attention_norm(x_BxLxD), biases, dropout, site, prefix)
         x_BxLxD = x_BxLxD + apply_dropout(dropout, y, site + 1)
         y = self.mlp(self.mlp_norm(x_BxLxD))
-        return x_BxLxD + apply_dropout(dropout, y, site + 2)
+        return x_BxLxD + apply_dropout(dropout, y, site + 2), own
 
 
 class GPT2(nnx.Module):
@@ -193,6 +200,7 @@ class GPT2(nnx.Module):
         mask_BxL: jax.Array | None = None,
         *,
         at_BxT: jax.Array | None = None,
+        prefix: Sequence[KeysValues] | None = None,
         dropout: Dropout | None = None,
     ) -> jax.Array:
         """Hidden states after the final norm; arguments and result as in `Llama.__call__`.
@@ -200,19 +208,35 @@ class GPT2(nnx.Module):
         Raises:
             UserError: The sequence is longer than the model's position embedding.
         """
-        length, limit = x_BxLxD.shape[1], self.config.max_positions
-        if length > limit:
-            raise UserError(
-                f"A sequence of {length} positions (prompt, input and target together) is longer "
-                f"than the model's limit of {limit}: shorten the input or the prompt."
-            )
-        positions_BxL = token_positions(mask_BxL, length)
-        biases = causal_biases(mask_BxL, length)
-        x = x_BxLxD + self.position_embedding[...][positions_BxL]
-        x = apply_dropout(dropout, x, 0)
-        for i, block in enumerate(self.blocks):
-            x = block(x, biases, dropout, 8 * (i + 1))
+        x, _ = self._run(x_BxLxD, mask_BxL, prefix, dropout)
         return self.final_norm(gather_positions(x, at_BxT))
+
+    def prefix(self, x_1xPxD: jax.Array) -> list[KeysValues]:
+        """As `Llama.prefix`."""
+        return self._run(x_1xPxD, None, None, None)[1]
+
+    def _run(
+        self,
+        x: jax.Array,
+        mask_BxL: jax.Array | None,
+        prefix: Sequence[KeysValues] | None,
+        dropout: Dropout | None,
+    ) -> tuple[jax.Array, list[KeysValues]]:
+        """The residual stream [B, L, D] after all blocks, and each one's keys and values."""
+        length, before, limit = x.shape[1], prefix_length(prefix), self.config.max_positions
+        if before + length > limit:
+            raise UserError(
+                f"A sequence of {before + length} positions (prompt, input and target together) is "
+                f"longer than the model's limit of {limit}: shorten the input or the prompt."
+            )
+        positions_BxL = token_positions(mask_BxL, length, before)
+        biases = causal_biases(mask_BxL, length, before)
+        x = apply_dropout(dropout, x + self.position_embedding[...][positions_BxL], 0)
+        kept = []
+        for i, block in enumerate(self.blocks):
+            x, own = block(x, biases, dropout, 8 * (i + 1), None if prefix is None else prefix[i])
+            kept.append(own)
+        return x, kept
 
     def unembed(self, h_BxTxD: jax.Array) -> jax.Array:
         """Logits, float32 [B, T, V], of hidden states."""

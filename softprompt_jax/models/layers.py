@@ -7,9 +7,10 @@ Modules hold parameters in one dtype and compute in the dtype of what they are g
 statistics and softmax are always float32.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -262,14 +263,46 @@ def attend(
     return mixed_BxHxLxK.transpose(0, 2, 1, 3).reshape(batch, n_queries, n_heads * width)
 
 
-def token_positions(mask_BxL: jax.Array | None, length: int) -> jax.Array:
+class KeysValues(NamedTuple):
+    """What a layer's attention keeps of a prefix of P positions, the same for every row.
+
+    Attributes:
+        keys: [1, G, P, K], their positions applied.
+        values: [1, G, P, K].
+    """
+
+    keys: jax.Array
+    values: jax.Array
+
+
+def after_prefix(
+    prefix: KeysValues | None, k_BxGxLxK: jax.Array, v_BxGxLxK: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Keys and values [B, G, P+L, K] with the prefix's in front of each row's own."""
+    if prefix is None:
+        return k_BxGxLxK, v_BxGxLxK
+
+    def join(shared: jax.Array, own: jax.Array) -> jax.Array:
+        rows = jnp.broadcast_to(shared, (own.shape[0], *shared.shape[1:]))
+        return jnp.concatenate([rows, own], axis=2)
+
+    return join(prefix.keys, k_BxGxLxK), join(prefix.values, v_BxGxLxK)
+
+
+def prefix_length(prefix: Sequence[KeysValues] | None) -> int:
+    """Number of positions of a model's prefix, P; 0 for None."""
+    return 0 if prefix is None else prefix[0].keys.shape[2]
+
+
+def token_positions(mask_BxL: jax.Array | None, length: int, prefix: int = 0) -> jax.Array:
     """Positions among the real tokens, int32 [B, L]; [1, L] without a mask.
 
-    A masked position gets that of the last real token before it, or 0.
+    A masked position gets that of the last real token before it, or 0. A prefix of so many
+    positions stands before all of them.
     """
     if mask_BxL is None:
-        return jnp.arange(length, dtype=jnp.int32)[None, :]
-    return jnp.maximum(jnp.cumsum(mask_BxL, axis=1, dtype=jnp.int32) - 1, 0)
+        return jnp.arange(prefix, prefix + length, dtype=jnp.int32)[None, :]
+    return jnp.maximum(prefix + jnp.cumsum(mask_BxL, axis=1, dtype=jnp.int32) - 1, 0)
 
 
 def padding_bias(mask_BxS: jax.Array) -> jax.Array:
@@ -277,23 +310,31 @@ def padding_bias(mask_BxS: jax.Array) -> jax.Array:
     return jnp.where(mask_BxS, 0.0, MASKED).astype(jnp.float32)[:, None, None, :]
 
 
-def causal_bias(length: int) -> jax.Array:
-    """Bias [1, 1, L, L] that hides the keys after each query."""
-    index_L = jnp.arange(length)
-    visible_LxL = index_L[:, None] >= index_L[None, :]
-    return jnp.where(visible_LxL, 0.0, MASKED).astype(jnp.float32)[None, None]
+def causal_bias(length: int, prefix: int = 0) -> jax.Array:
+    """Bias [1, 1, L, P+L] that hides the keys after each query, none of a prefix of P."""
+    query_L, key_S = jnp.arange(prefix, prefix + length), jnp.arange(prefix + length)
+    visible_LxS = query_L[:, None] >= key_S[None, :]
+    return jnp.where(visible_LxS, 0.0, MASKED).astype(jnp.float32)[None, None]
 
 
-def window_bias(positions_BxL: jax.Array, window: int) -> jax.Array:
-    """Bias [B, 1, L, L] that hides keys `window` or more positions before the query."""
-    distance_BxLxL = positions_BxL[:, :, None] - positions_BxL[:, None, :]
-    return jnp.where(distance_BxLxL < window, 0.0, MASKED).astype(jnp.float32)[:, None]
+def window_bias(positions_BxL: jax.Array, window: int, prefix: int = 0) -> jax.Array:
+    """Bias [B, 1, L, P+L] that hides keys `window` or more positions before the query."""
+    prefix_BxP = jnp.broadcast_to(
+        jnp.arange(prefix, dtype=jnp.int32)[None], (positions_BxL.shape[0], prefix)
+    )
+    keys_BxS = jnp.concatenate([prefix_BxP, positions_BxL], axis=1)
+    distance_BxLxS = positions_BxL[:, :, None] - keys_BxS[:, None, :]
+    return jnp.where(distance_BxLxS < window, 0.0, MASKED).astype(jnp.float32)[:, None]
 
 
-def causal_biases(mask_BxL: jax.Array | None, length: int) -> tuple[jax.Array, ...]:
+def causal_biases(
+    mask_BxL: jax.Array | None, length: int, prefix: int = 0
+) -> tuple[jax.Array, ...]:
     """Biases of causal self-attention: no later key, and no key that the mask hides."""
-    causal = (causal_bias(length),)
-    return causal if mask_BxL is None else (*causal, padding_bias(mask_BxL))
+    causal = (causal_bias(length, prefix),)
+    if mask_BxL is None:
+        return causal
+    return (*causal, padding_bias(jnp.pad(mask_BxL, ((0, 0), (prefix, 0)), constant_values=True)))
 
 
 def gather_positions(h_BxLxD: jax.Array, at_BxT: jax.Array | None) -> jax.Array:

@@ -6,7 +6,7 @@ References:
     and keys).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -19,13 +19,16 @@ from softprompt_jax.errors import UserError
 from softprompt_jax.models.layers import (
     MLP,
     Dropout,
+    KeysValues,
     Linear,
     RMSNorm,
+    after_prefix,
     attend,
     causal_biases,
     check_activation,
     gather_positions,
     normal_param,
+    prefix_length,
     split_heads,
     token_positions,
     unembed,
@@ -178,8 +181,9 @@ class LlamaAttention(nnx.Module):
         biases: tuple[jax.Array, ...],
         dropout: Dropout | None,
         site: int,
-    ) -> jax.Array:
-        """Attends within [B, L, D]; `tables` are those of `rotary_tables`."""
+        prefix: KeysValues | None,
+    ) -> tuple[jax.Array, KeysValues]:
+        """Attends from [B, L, D] to itself and the prefix; its own keys and values beside it."""
         config = self.config
         q = split_heads(self.q(x_BxLxD), config.n_heads)
         k = split_heads(self.k(x_BxLxD), config.n_kv_heads)
@@ -188,7 +192,9 @@ class LlamaAttention(nnx.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         scale = config.head_width**-0.5
         q, k = rotate(q, tables), rotate(k, tables)
-        return self.o(attend(q, k, v, biases, scale=scale, dropout=dropout, site=site))
+        keys, values = after_prefix(prefix, k, v)
+        mixed = attend(q, keys, values, biases, scale=scale, dropout=dropout, site=site)
+        return self.o(mixed), KeysValues(k, v)
 
 
 class LlamaBlock(nnx.Module):
@@ -218,11 +224,13 @@ class LlamaBlock(nnx.Module):
         biases: tuple[jax.Array, ...],
         dropout: Dropout | None,
         site: int,
-    ) -> jax.Array:
-        """Returns the residual stream [B, L, D] after the block."""
+        prefix: KeysValues | None,
+    ) -> tuple[jax.Array, KeysValues]:
+        """Returns the residual stream [B, L, D] after the block, and its keys and values."""
         normed = self.attention_norm(x_BxLxD)
-        x_BxLxD = x_BxLxD + self.attention(normed, tables, biases, dropout, site)
-        return x_BxLxD + self.mlp(self.mlp_norm(x_BxLxD))
+        mixed, own = self.attention(normed, tables, biases, dropout, site, prefix)
+        x_BxLxD = x_BxLxD + mixed
+        return x_BxLxD + self.mlp(self.mlp_norm(x_BxLxD)), own
 
 
 class Llama(nnx.Module):
@@ -252,6 +260,7 @@ class Llama(nnx.Module):
         mask_BxL: jax.Array | None = None,
         *,
         at_BxT: jax.Array | None = None,
+        prefix: Sequence[KeysValues] | None = None,
         dropout: Dropout | None = None,
     ) -> jax.Array:
         """Hidden states after the final norm.
@@ -261,24 +270,44 @@ class Llama(nnx.Module):
             mask_BxL: bool, True for real tokens; None means all. Positions count real tokens only,
                 so padding changes nothing wherever it stands.
             at_BxT: int32 sequence indexes whose hidden states are wanted; None means all.
+            prefix: What `self.prefix` made of positions that stand before every row.
             dropout: Dropout of the attention weights, or None.
 
         Returns:
             [B, T, D], or [B, L, D] without at_BxT. At masked positions the numbers are finite and
             mean nothing.
         """
-        length = x_BxLxD.shape[1]
-        positions_BxL = token_positions(mask_BxL, length)
+        x, _ = self._run(x_BxLxD, mask_BxL, prefix, dropout)
+        return self.final_norm(gather_positions(x, at_BxT))
+
+    def prefix(self, x_1xPxD: jax.Array) -> list[KeysValues]:
+        """Each layer's keys and values of positions that stand before every row of a batch.
+
+        They see nothing of what follows, so one computation serves all rows.
+        """
+        return self._run(x_1xPxD, None, None, None)[1]
+
+    def _run(
+        self,
+        x: jax.Array,
+        mask_BxL: jax.Array | None,
+        prefix: Sequence[KeysValues] | None,
+        dropout: Dropout | None,
+    ) -> tuple[jax.Array, list[KeysValues]]:
+        """The residual stream [B, L, D] after all blocks, and each one's keys and values."""
+        length, before = x.shape[1], prefix_length(prefix)
+        positions_BxL = token_positions(mask_BxL, length, before)
         tables = rotary_tables(self.config.rotary, positions_BxL, self.config.head_width)
-        everything = causal_biases(mask_BxL, length)
+        everything = causal_biases(mask_BxL, length, before)
         # A window as long as the sequence hides nothing.
-        windows = {w for w in self.config.windows if w is not None and w < length}
-        in_window = {w: (*everything, window_bias(positions_BxL, w)) for w in windows}
-        x = x_BxLxD
+        windows = {w for w in self.config.windows if w is not None and w < before + length}
+        in_window = {w: (*everything, window_bias(positions_BxL, w, before)) for w in windows}
+        kept = []
         for i, (block, window) in enumerate(zip(self.blocks, self.config.windows, strict=True)):
             biases = everything if window is None else in_window.get(window, everything)
-            x = block(x, tables, biases, dropout, i)
-        return self.final_norm(gather_positions(x, at_BxT))
+            x, own = block(x, tables, biases, dropout, i, None if prefix is None else prefix[i])
+            kept.append(own)
+        return x, kept
 
     def unembed(self, h_BxTxD: jax.Array) -> jax.Array:
         """Logits, float32 [B, T, V], of hidden states."""

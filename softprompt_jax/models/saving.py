@@ -9,6 +9,7 @@ import numpy as np
 import safetensors.numpy
 from flax import nnx
 
+from softprompt_jax.errors import UserError
 from softprompt_jax.files import replace_folder
 from softprompt_jax.models.checkpoints import torch_names
 from softprompt_jax.models.language_model import LanguageModel
@@ -24,12 +25,25 @@ def save_model(folder: str | Path, model: LanguageModel, module: Any = None) -> 
         folder: where to.
         model: gives config and tokenizer.
         module: the weights, if they are not the model's own (after model tuning).
+
+    Raises:
+        UserError: there is something else in the folder, which would be lost.
     """
+    folder = Path(folder)
+    free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not free and not (folder / "model.safetensors").is_file():
+        raise UserError(
+            f"{folder} holds something else than a model, which saving would delete; choose "
+            "another folder."
+        )
     module = model.module if module is None else module
     state = torch_state(module, model.config.family)
-    with replace_folder(Path(folder)) as fresh:
+    # transformers loads weights in the dtype that the config names, whatever their own is.
+    config = {key: value for key, value in model.raw_config.items() if key != "torch_dtype"}
+    config["dtype"] = next(iter(state.values())).dtype.name
+    with replace_folder(folder) as fresh:
         safetensors.numpy.save_file(state, fresh / "model.safetensors", metadata={"format": "pt"})
-        (fresh / "config.json").write_text(json.dumps(model.raw_config, indent=2) + "\n")
+        (fresh / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         model.tokenizer.save_pretrained(fresh)
 
 

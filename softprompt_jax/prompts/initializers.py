@@ -63,9 +63,9 @@ def ordinary_ids(model: LanguageModel, most: int | None) -> np.ndarray:
     """The most frequent ids that stand for text, in order of frequency, int32.
 
     Subword vocabularies are built most frequent first (SentencePiece sorts by probability, BPE by
-    order of merging), so the order of ids is the order of frequency. Special tokens, SentencePiece's
-    pieces for single bytes (first in the vocabulary, last in frequency), pieces that are no whole
-    characters and rows past the tokenizer's vocabulary are left out.
+    order of merging), so the order of ids is the order of frequency. Special tokens, pieces for
+    single bytes (a SentencePiece vocabulary has them first, but they are its rarest), pieces that
+    are no whole characters and rows past the tokenizer's vocabulary are left out.
     """
     tokenizer = model.tokenizer
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)

@@ -102,15 +102,20 @@ def causal_target_logits(
     inputs, targets = batch["inputs"], batch["targets"]
     lengths_B = jnp.sum(batch["input_mask"], axis=1, dtype=jnp.int32)
     ids = join(inputs, lengths_B, targets)
-    x, mask = prepend_prompt(*_vectors_first(prompt, model.embed(ids), jnp.ones(ids.shape, bool)))
+    x = model.embed(ids)
+    # The first target token is predicted at the input's last token.
+    at_BxT = lengths_B[:, None] - 1 + jnp.arange(targets.shape[1], dtype=jnp.int32)[None]
+    if prompt is not None and not isinstance(prompt, RowPrompts) and dropout is None:
+        # One prompt for all rows, which sees nothing of what follows it: it goes through the model
+        # once, not once a row. (Under dropout its rows would differ.)
+        prefix = model.prefix(prompt.astype(x.dtype)[None])
+        return model.unembed(model(x, at_BxT=at_BxT, prefix=prefix))
+    x, mask = prepend_prompt(*_vectors_first(prompt, x, jnp.ones(ids.shape, bool)))
     # Padding after the text is where no real token looks: only that of shorter prompts, before it,
     # takes a mask beside the causal one.
     mask = mask if isinstance(prompt, RowPrompts) else None
     prompt_length = x.shape[1] - ids.shape[1]
-    steps_T = jnp.arange(targets.shape[1], dtype=jnp.int32)
-    # The first target token is predicted at the input's last token.
-    at_BxT = prompt_length + lengths_B[:, None] - 1 + steps_T[None]
-    return model.unembed(model(x, mask, at_BxT=at_BxT, dropout=dropout))
+    return model.unembed(model(x, mask, at_BxT=prompt_length + at_BxT, dropout=dropout))
 
 
 def _vectors_first(prompt: AnyPrompt, x: Array, mask: Array) -> tuple[Any, ...]:

@@ -107,6 +107,7 @@ def train(config: RunConfig) -> TrainResult:
 
     # ----------------------------------------------------------------- model and state
     model = files.load(resolve_dtype(config))
+    model.fingerprint  # noqa: B018 (kept from now on: model tuning gives these weights' memory away)
     prompted = PromptedModel(model.module, initial_vectors(config, model, task))
     is_trained = partition.trainable_filter(options.method, options.freeze)
     graphdef, trainable, frozen = partition.split(prompted, is_trained)

@@ -52,7 +52,8 @@ def test_transformers(folders, tmp_path, variant):
         (row, step)
         for row in range(3)
         for step in (1, 2, 3)
-        if free[row, step] not in free[row, :step] and free[row, step] not in np.delete(free, row, 0)
+        if free[row, step] not in free[row, :step]
+        and free[row, step] not in np.delete(free, row, 0)
     )
     eos = int(free[eos_row, eos_step])
     for file in folders[variant].iterdir():

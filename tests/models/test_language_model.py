@@ -52,7 +52,7 @@ def real(model, output, mask):
     ("variant", "prompt"),
     [
         *((variant, PROMPT) for variant in ("t5", *CAUSAL)),
-        *((variant, None) for variant in ("t5", "mistral", "gpt2")),
+        *((variant, None) for variant in ("t5", "gpt2")),
     ],
     ids=lambda value: value if isinstance(value, str) else "plain" if value is None else "prompt",
 )

@@ -40,9 +40,7 @@ def loaded(folders):
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
     """A model with more than 5,000 tokens."""
-    folder = make_tiny(
-        tmp_path_factory.mktemp("large"), "t5", MANY_WORDS, d_model=8, num_layers=1
-    )
+    folder = make_tiny(tmp_path_factory.mktemp("large"), "t5", MANY_WORDS, d_model=8, num_layers=1)
     return load_model(str(folder))
 
 
@@ -68,9 +66,7 @@ def ids_of(vectors, table: np.ndarray) -> list[int]:
 @pytest.mark.parametrize("low_high", [(-0.5, 0.5), (0.0, 0.5)])
 def test_random_uniform(loaded, low_high):
     low, high = low_high
-    prompt = SoftPrompt.create(
-        loaded["t5"], 2000, "random_uniform", uniform_range=low_high, seed=3
-    )
+    prompt = SoftPrompt.create(loaded["t5"], 2000, "random_uniform", uniform_range=low_high, seed=3)
     values = np.asarray(prompt.vectors)
     assert values.shape == (2000, 32)
     assert values.min() >= low
@@ -265,9 +261,7 @@ def test_text_is_tiled_and_cut(loaded, folders, family):
     table = embeddings(folders[family], family)
     ids = [WORDS.index(word) for word in ("the", "movie", "was", "good")]
     for length, order in ((4, [0, 1, 2, 3]), (2, [0, 1]), (7, [0, 1, 2, 3, 0, 1, 2])):
-        prompt = SoftPrompt.create(
-            loaded[family], length, "text", text="the movie was good"
-        )
+        prompt = SoftPrompt.create(loaded[family], length, "text", text="the movie was good")
         # No special tokens: </s> would end T5's, <s> begin Llama's. Words follow the special ids.
         first = {"t5": 3, "llama": 4, "gpt2": 2}[family]
         assert ids_of(prompt.vectors, table) == [first + ids[i] for i in order]
@@ -309,7 +303,9 @@ def damaged_files(folder: Path):
     whole = (folder / "cut.npy").read_bytes()
     (folder / "cut.npy").write_bytes(whole[:-1])
     (folder / "header.npy").write_bytes(whole.replace(b"(6, 32), }", b"(6, 32, { "))
-    (folder / "huge.npy").write_bytes(whole.replace(b"(6, 32), }    ", b"(99999999999, 99), }"[:14]))
+    (folder / "huge.npy").write_bytes(
+        whole.replace(b"(6, 32), }    ", b"(99999999999, 99), }"[:14])
+    )
     np.savez(folder / "several.npz", good)
     (folder / "several.npz").rename(folder / "several.npy")
     np.save(folder / "objects.npy", np.array([{"a": 1}]), allow_pickle=True)

@@ -137,14 +137,15 @@ def test_a_prompt_step_costs_less_than_a_model_step(tmp_path):
     """No gradient of frozen weights is computed: FLOPs of the compiled steps, as XLA counts them.
 
     A forward pass costs 2 FLOPs a weight and token, the gradient of activations 2 more and that of
-    weights 2 more; a prompt needs the first two only, so about 2/3, and a little for its own
-    positions. Same batch, a T5 1.1 of common proportions with a small vocabulary, optimizer and
-    loss included.
+    weights 2 more; a prompt needs the first two only, so about 2/3. Attention scores cost the same
+    in both, and the prompt's positions come on top. Compared are whole steps, loss and optimizer
+    included, on one batch of 8 x (64 + 32) tokens by a T5 1.1 of common proportions (d_ff 4 x
+    d_model) with a vocabulary of 192: measured 0.69.
     """
     make_tiny(
         tmp_path / "t5",
-        **{"family": "t5", "d_model": 64, "d_ff": 256, "d_kv": 16, "num_heads": 4},
-        **{"num_layers": 4, "num_decoder_layers": 4},
+        **{"family": "t5", "d_model": 128, "d_ff": 512, "d_kv": 32, "num_heads": 4},
+        **{"num_layers": 2, "num_decoder_layers": 2},
     )
     module = load_model(str(tmp_path / "t5")).module
     batch = random_batch(8, inputs=64, targets=32)
@@ -158,5 +159,5 @@ def test_a_prompt_step_costs_less_than_a_model_step(tmp_path):
         step = jax.jit(make_train_step(graphdef, optimizer))
         return step.lower(state, frozen, batch).compile().cost_analysis()["flops"]
 
-    prompt_flops = flops("prompt_tuning", jnp.zeros((4, 64)))
+    prompt_flops = flops("prompt_tuning", jnp.zeros((4, 128)))
     assert prompt_flops <= 0.72 * flops("model_tuning", None)

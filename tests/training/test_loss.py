@@ -8,6 +8,7 @@ from small_runs import prompted_tiny, random_batch
 
 from softprompt_jax.config import OptimizerOptions
 from softprompt_jax.models.layers import Dropout
+from softprompt_jax.prompts.prompted_model import target_logits
 from softprompt_jax.training import partition
 from softprompt_jax.training.optimizers import make_optimizer
 from softprompt_jax.training.step import init_state, loss_and_counts, make_train_step
@@ -68,10 +69,11 @@ def first_steps(model, batch, steps=1, **options):
 
 
 def mean_loss(model, batch, dropout=None, z_loss=0.0):
-    return float(
-        loss_and_counts(model.target_logits(batch, dropout), batch, z_loss)[0]
-        / batch["target_mask"].sum(dtype=np.float32)
-    )
+    @jax.jit
+    def loss():
+        return loss_and_counts(model.target_logits(batch, dropout), batch, z_loss)[0]
+
+    return float(loss()) / batch["target_mask"].sum()
 
 
 def test_a_step_tells_the_mean_over_real_tokens(model):
@@ -91,13 +93,12 @@ def test_z_loss_moves_the_gradient_but_not_the_loss_told(model):
     (with_z,), _ = first_steps(model, batch, z_loss=0.1)
     assert with_z["loss"] == pytest.approx(plain["loss"], rel=1e-6)
 
-    def loss(vectors):
-        model.prompt[...] = vectors
-        return loss_and_counts(model.target_logits(batch), batch, 0.1)[0]
+    @jax.jit
+    @jax.grad
+    def gradient_of_sum(vectors):
+        return loss_and_counts(target_logits(model.model, batch, vectors), batch, 0.1)[0]
 
-    start = model.vectors
-    gradient = jax.grad(loss)(start) / batch["target_mask"].sum(dtype=np.float32)
-    model.prompt[...] = start
+    gradient = gradient_of_sum(model.vectors) / batch["target_mask"].sum(dtype=np.float32)
     assert with_z["grad_norm"] == pytest.approx(float(jnp.linalg.norm(gradient)), rel=1e-4)
     assert abs(with_z["grad_norm"] / plain["grad_norm"] - 1) > 1e-3
 
@@ -115,11 +116,10 @@ def test_dropout_is_drawn_by_run_step_and_row(model):
 def test_accumulation_changes_nothing(model, options):
     batch = random_batch(8)
     want, prompt = first_steps(model, batch, steps=2, **options)
-    for accumulation in (2, 4):
-        told, other = first_steps(model, batch, steps=2, accumulation=accumulation, **options)
-        for a, b in zip(told, want, strict=True):
-            assert a == pytest.approx(b, rel=1e-5)
-        np.testing.assert_allclose(other, prompt, rtol=1e-4, atol=1e-5)
+    told, other = first_steps(model, batch, steps=2, accumulation=4, **options)
+    for a, b in zip(told, want, strict=True):
+        assert a == pytest.approx(b, rel=1e-5)
+    np.testing.assert_allclose(other, prompt, rtol=1e-4, atol=1e-5)
 
 
 def test_a_step_that_is_not_finite_leaves_the_prompt(model):

@@ -1,0 +1,150 @@
+import dataclasses
+import inspect
+import json
+import typing
+
+import pytest
+from small_runs import changed, small_config
+
+from softprompt_jax.config import RunConfig, check, flatten, load_config
+from softprompt_jax.errors import UserError
+
+
+def test_json_round_trip(tmp_path):
+    config = changed(
+        small_config(tmp_path),
+        task__labels=("yes", "no"),
+        train__freeze=(r"a\.b", "c"),
+        prompt__uniform_range=(0.0, 0.5),
+        seed=7,
+    )
+    assert RunConfig.from_json(config.to_json()) == config
+    assert json.loads(config.to_json())["task"]["labels"] == ["yes", "no"]
+
+
+def test_an_older_config_gets_the_defaults():
+    config = RunConfig.from_json('{"train": {"steps": 5}}')
+    assert config == changed(RunConfig(), train__steps=5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"train": {"stepz": 5}}', "unknown field train.stepz"),
+        ('{"train": 5}', "where train. needs fields"),
+        ("[]", "where it needs fields"),
+        ("{", "not valid JSON"),
+    ],
+)
+def test_json_that_is_no_config(text, message):
+    with pytest.raises(UserError, match=message):
+        RunConfig.from_json(text)
+
+
+def test_every_option_has_a_description():
+    """tyro reads them from the source, and `--help` shows them."""
+
+    def visit(cls):
+        source = inspect.getsource(cls)
+        for field, hint in typing.get_type_hints(cls).items():
+            if dataclasses.is_dataclass(hint):
+                assert hint.__doc__
+                visit(hint)
+            else:
+                after = source.split(f"\n    {field}: ")[1].split("\n    ")
+                assert any(part.startswith('"""') for part in after[1:6]), field
+
+    visit(RunConfig)
+
+
+def test_help_shows_every_option(capsys):
+    with pytest.raises(SystemExit) as stop:
+        load_config(None, ["--help"])
+    assert stop.value.code in (None, 0)
+    said = capsys.readouterr().out.replace("_", "-")
+    for name in flatten(RunConfig()):
+        assert f"--{name}".replace("_", "-") in said
+
+
+def test_flatten_names_leaves_as_the_command_line_does():
+    leaves = flatten(RunConfig())
+    assert leaves["train.steps"] == 100
+    assert leaves["seed"] == 0
+    assert "train" not in leaves
+
+
+def test_overrides():
+    config = load_config(
+        None,
+        [
+            *("--train.steps", "50", "--optimizer.learning-rate=0.1"),
+            *("--prompt.uniform_range", "-1", "1", "--train.evaluate-first"),
+            *("--task.labels", "yes", "no", "--train.patience", "3"),
+        ],
+    )
+    assert config == changed(
+        RunConfig(),
+        train__steps=50,
+        optimizer__learning_rate=0.1,
+        prompt__uniform_range=(-1.0, 1.0),
+        train__evaluate_first=True,
+        task__labels=("yes", "no"),
+        train__patience=3,
+    )
+    assert not load_config(None, ["--train.no-evaluate-first"]).train.evaluate_first
+
+
+def test_a_recipe_and_overrides_on_top(tmp_path):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "from softprompt_jax.config import OptimizerOptions, RunConfig\n"
+        "config = RunConfig(seed=3, optimizer=OptimizerOptions(name='adamw'))\n"
+    )
+    # The recipe lacks what its optimizer needs; the command line gives it.
+    config = load_config(recipe, ["--optimizer.learning_rate", "0.01"])
+    assert (config.seed, config.optimizer.name) == (3, "adamw")
+    with pytest.raises(UserError, match="adamw has no default learning rate"):
+        load_config(recipe)
+
+
+def test_the_quickstart_recipe_is_sound(pytestconfig):
+    config = load_config(pytestconfig.rootpath / "configs" / "quickstart.py")
+    assert config.workdir == "runs/quickstart"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train__steps": 0}, "--train.steps is 0; it must be at least 1"),
+        ({"train__steps": 1.5}, "--train.steps is 1.5; it must be a whole number"),
+        ({"train__steps": "9"}, "--train.steps is '9'; it must be a whole number"),
+        ({"train__steps": True}, "--train.steps is True; it must be a whole number"),
+        ({"train__z_loss": float("nan")}, "--train.z_loss is nan"),
+        ({"train__patience": 0}, "--train.patience is 0"),
+        ({"optimizer__name": "sgd"}, "must be one of lester_adafactor, adafactor, adamw"),
+        ({"optimizer__learning_rate": -1.0}, "must be a positive number"),
+        ({"optimizer__learning_rate": float("inf")}, "must be a positive number"),
+        ({"optimizer__max_gradient_norm": 0}, "must be a positive number"),
+        ({"model__dtype": "float16"}, "must be one of auto, float32, bfloat16"),
+        ({"model__dropout_rate": 1.0}, r"in \[0, 1\)"),
+        ({"train__method": "model_tuning", "model__dtype": "bfloat16"}, "float32 weights"),
+        ({"prompt__uniform_range": (1.0, 1.0)}, "the first must be smaller"),
+        ({"prompt__uniform_range": (1.0,)}, r"be a tuple \(a number, a number\)"),
+        ({"prompt__init": "text"}, "--prompt.init text needs --prompt.text"),
+        ({"prompt__init": "text", "prompt__text": " "}, "needs --prompt.text"),
+        ({"prompt__init": "file"}, "--prompt.init file needs --prompt.file"),
+        ({"task__labels": ["yes", "no"]}, r"be a tuple \(text, \.\.\.\) or None"),
+        ({"task__name": None}, "must be text"),
+        ({"train__freeze": ("(",)}, "bad regular expression"),
+        ({"train": None}, "--train is None; it must be fields"),
+        ({"seed": 2**32}, r"below 2\*\*32"),
+        ({"seed": -1}, "at least 0"),
+    ],
+)
+def test_values_that_no_run_can_have(changes, message):
+    with pytest.raises(UserError, match=message):
+        check(changed(RunConfig(), **changes))
+
+
+def test_the_defaults_are_sound():
+    check(RunConfig())

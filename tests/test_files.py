@@ -1,0 +1,141 @@
+"""Files and folders are whole or absent, whenever the process dies."""
+
+import os
+
+import pytest
+
+from softprompt_jax import files
+from softprompt_jax.files import recover_folder, replace_folder, write_text
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process: no `except Exception` sees it."""
+
+
+def write_version(folder, text):
+    with replace_folder(folder) as fresh:
+        (fresh / "a.txt").write_text(text)
+        (fresh / "inner").mkdir()
+        (fresh / "inner" / "b.txt").write_text(text)
+
+
+def read_version(folder):
+    a, b = (folder / "a.txt").read_text(), (folder / "inner" / "b.txt").read_text()
+    assert a == b
+    return a
+
+
+def siblings(folder):
+    return sorted(path.name for path in folder.parent.iterdir())
+
+
+def test_a_folder_is_made_and_replaced(tmp_path):
+    folder = tmp_path / "deep" / "best"
+    for text in ("one", "two", "three"):
+        write_version(folder, text)
+        assert read_version(folder) == text
+        assert siblings(folder) == ["best"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_failure_while_writing_keeps_the_old_one(tmp_path, error):
+    folder = tmp_path / "best"
+    write_version(folder, "one")
+    with pytest.raises(error), replace_folder(folder) as fresh:
+        (fresh / "a.txt").write_text("half")
+        raise error
+    assert read_version(folder) == "one"
+    assert siblings(folder) == ["best"]
+
+
+@pytest.mark.parametrize("survived", [0, 1])
+def test_death_at_each_move(tmp_path, monkeypatch, survived):
+    """Moves: the old one steps aside, the new one takes its name."""
+    folder = tmp_path / "best"
+    write_version(folder, "one")
+    moves, rename = [], os.rename
+
+    def die(source, target):
+        # The first attempt finds the name taken and moves nothing.
+        rename(source, target)
+        moves.append(target)
+
+    def die_after(source, target):
+        if len(moves) == survived:
+            raise KilledError
+        die(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "rename", die_after)
+        with pytest.raises(KilledError):
+            write_version(folder, "two")
+    assert folder.exists() == (survived == 0)
+    recover_folder(folder)
+    assert read_version(folder) == "one"
+    write_version(folder, "three")  # sweeps what was left behind
+    assert read_version(folder) == "three"
+    assert siblings(folder) == ["best"]
+
+
+def test_death_before_the_old_one_is_removed(tmp_path, monkeypatch):
+    folder = tmp_path / "best"
+    write_version(folder, "one")
+
+    def die(_):
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_remove_old", lambda path: die(path) if read_is_new() else None)
+
+        def read_is_new():
+            return folder.exists() and read_version(folder) == "two"
+
+        with pytest.raises(KilledError):
+            write_version(folder, "two")
+    recover_folder(folder)
+    assert read_version(folder) == "two"
+    write_version(folder, "three")
+    assert siblings(folder) == ["best"]
+
+
+def test_a_reader_that_recovers_at_the_wrong_moment(tmp_path, monkeypatch):
+    """A prompt may be loaded from another process between the writer's two moves."""
+    folder = tmp_path / "best"
+    write_version(folder, "one")
+    rename, put_back = os.rename, []
+
+    def meddled(source, target):
+        rename(source, target)
+        if str(target).endswith(".old") and not put_back:
+            put_back.append(True)
+            recover_folder(folder)
+            assert read_version(folder) == "one"
+
+    monkeypatch.setattr(files.os, "rename", meddled)
+    write_version(folder, "two")
+    assert put_back
+    assert read_version(folder) == "two"
+    assert siblings(folder) == ["best"]
+
+
+def test_recovering_what_was_never_there(tmp_path):
+    recover_folder(tmp_path / "best")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_write_text_replaces_whole_files(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    write_text(path, "één\n")
+    assert path.read_text(encoding="utf-8") == "één\n"
+
+    def die(*_):
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", die)
+        with pytest.raises(KilledError):
+            write_text(path, "two")
+    assert path.read_text(encoding="utf-8") == "één\n"
+    write_text(path, "three")
+    assert path.read_text() == "three"
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
