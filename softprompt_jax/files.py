@@ -51,7 +51,7 @@ def replace_folder(folder: Path) -> Iterator[Path]:
 def recover_folder(folder: Path) -> None:
     """Puts back what `replace_folder` moved aside, if the process died before it could go on."""
     if not folder.exists():
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             _moved(_old(folder), folder)
 
 

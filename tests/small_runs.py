@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import jax.numpy as jnp
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 from tiny_models import WORDS, make_tiny
 
@@ -73,9 +73,7 @@ def small_config(folder: Path, family: str = "t5", **changes: Any) -> RunConfig:
             max_target_length=4,
         ),
         optimizer=OptimizerOptions(),
-        train=TrainOptions(
-            steps=12, batch_size=8, evaluate_every=4, log_every=1, max_shapes=1
-        ),
+        train=TrainOptions(steps=12, batch_size=8, evaluate_every=4, log_every=1, max_shapes=1),
         parallel=ParallelOptions(devices=1),
     )
     return changed(config, **changes)

@@ -6,19 +6,19 @@ import sys
 
 import numpy as np
 import pytest
+from tiny_models import make_tiny
 
 from softprompt_jax.bench import main
 from softprompt_jax.benchmarks.rounds import spread
 from softprompt_jax.benchmarks.worker import Worker, peak_memory_bytes
 from softprompt_jax.errors import UserError
-from tiny_models import make_tiny
 
 HAS_PEFT = all(importlib.util.find_spec(name) for name in ("torch", "peft"))
 
 
 @pytest.fixture
 def recipe(tmp_path):
-    """Builds a recipe's options for a tiny model of a family, with rows of very different lengths."""
+    """Builds the options of a recipe: a tiny model of a family, rows of very different lengths."""
 
     def build(family):
         model = make_tiny(tmp_path / family, family)
@@ -63,9 +63,8 @@ def speeds(turns):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["llama", "t5"])
-def test_ours_alone(recipe, family):
-    done = bench("--against", "none", "--rounds", "3", "--steps-per-round", "2", *recipe(family))
+def test_ours_alone(recipe):
+    done = bench("--against", "none", "--rounds", "3", "--steps-per-round", "2", *recipe("gpt2"))
     assert done.returncode == 0, done.stderr
     figures = check_figures(done.stdout, 4, 3, 2)
     assert set(figures) == {
@@ -76,7 +75,7 @@ def test_ours_alone(recipe, family):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_PEFT, reason="torch and peft are not installed")
-@pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
+@pytest.mark.parametrize("family", ["llama", "t5"])
 def test_against_peft(recipe, family):
     done = bench("--against", "peft", "--rounds", "3", "--steps-per-round", "2", *recipe(family))
     assert done.returncode == 0, done.stderr
@@ -126,7 +125,7 @@ def test_a_mistake_that_a_worker_finds_ends_with_status_2(recipe):
 
 
 def test_a_crashed_worker_is_told_with_its_log(tmp_path):
-    with pytest.raises(RuntimeError, match="JSONDecodeError|KeyError"):
+    with pytest.raises(RuntimeError, match=r"JSONDecodeError|KeyError"):
         Worker("softprompt_jax.benchmarks.ours", {"nothing": 0}, tmp_path / "log")
 
 

@@ -41,9 +41,14 @@ def test_a_folder_is_made_and_replaced(tmp_path):
 def test_a_failure_while_writing_keeps_the_old_one(tmp_path, error):
     folder = tmp_path / "best"
     write_version(folder, "one")
-    with pytest.raises(error), replace_folder(folder) as fresh:
-        (fresh / "a.txt").write_text("half")
-        raise error
+
+    def fail():
+        with replace_folder(folder) as fresh:
+            (fresh / "a.txt").write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
     assert read_version(folder) == "one"
     assert siblings(folder) == ["best"]
 
@@ -55,15 +60,11 @@ def test_death_at_each_move(tmp_path, monkeypatch, survived):
     write_version(folder, "one")
     moves, rename = [], os.rename
 
-    def die(source, target):
-        # The first attempt finds the name taken and moves nothing.
-        rename(source, target)
-        moves.append(target)
-
     def die_after(source, target):
         if len(moves) == survived:
             raise KilledError
-        die(source, target)
+        rename(source, target)
+        moves.append(target)
 
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "rename", die_after)
@@ -81,15 +82,12 @@ def test_death_before_the_old_one_is_removed(tmp_path, monkeypatch):
     folder = tmp_path / "best"
     write_version(folder, "one")
 
-    def die(_):
-        raise KilledError
+    def die_when_new(_):
+        if read_version(folder) == "two":
+            raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "_remove_old", lambda path: die(path) if read_is_new() else None)
-
-        def read_is_new():
-            return folder.exists() and read_version(folder) == "two"
-
+        patch.setattr(files, "_remove_old", die_when_new)
         with pytest.raises(KilledError):
             write_version(folder, "two")
     recover_folder(folder)

@@ -41,6 +41,8 @@ def save_model(folder: str | Path, model: LanguageModel, module: Any = None) -> 
     # transformers loads weights in the dtype that the config names, whatever their own is.
     config = {key: value for key, value in model.raw_config.items() if key != "torch_dtype"}
     config["dtype"] = next(iter(state.values())).dtype.name
+    if model.config.family != "t5":  # there the flag tells whether the decoder's output is scaled
+        config["tie_word_embeddings"] = model.config.tied
     with replace_folder(folder) as fresh:
         safetensors.numpy.save_file(state, fresh / "model.safetensors", metadata={"format": "pt"})
         (fresh / "config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -95,7 +95,8 @@ def train(config: RunConfig) -> TrainResult:
         for name in dict.fromkeys(("train", "validation", *task.splits))
     }
     if task.evaluation == "score":
-        encode_choices(task.labels, tokenizer, files.config)  # labels that cannot be told apart
+        model_config: Any = files.config
+        encode_choices(task.labels, tokenizer, model_config)  # refuses labels that look the same
     examples = splits["train"].examples
     shapes = plan_shapes(examples.input_lengths, examples.target_lengths, options.max_shapes)
     held_out = [split.examples for name, split in splits.items() if name != "train"]
@@ -107,7 +108,7 @@ def train(config: RunConfig) -> TrainResult:
 
     # ----------------------------------------------------------------- model and state
     model = files.load(resolve_dtype(config))
-    model.fingerprint  # noqa: B018 (kept from now on: model tuning gives these weights' memory away)
+    _ = model.fingerprint  # kept from now on: model tuning gives the memory of these weights away
     prompted = PromptedModel(model.module, initial_vectors(config, model, task))
     is_trained = partition.trainable_filter(options.method, options.freeze)
     graphdef, trainable, frozen = partition.split(prompted, is_trained)

@@ -83,7 +83,7 @@ def test_a_tuned_t5_and_then_a_prompt_on_it(tmp_path):
         task__evaluation="generate",
         optimizer=OptimizerOptions(),
         train__method="prompt_tuning",
-        train__steps=400,
+        train__steps=200,
     )
     held_out = sp.get_task(
         "last",

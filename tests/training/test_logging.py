@@ -57,7 +57,9 @@ def test_the_test_split_is_told_once(tmp_path, log):
     assert lines(tmp_path) == [{"step": 3, "validation/accuracy": 0.5}]
 
 
-@pytest.mark.parametrize("broken", ['{"step": 2, "a', '{"step": 2, "a": 1.0}', "\0\0\0", "7\n", "\n"])
+@pytest.mark.parametrize(
+    "broken", ['{"step": 2, "a', '{"step": 2, "a": 1.0}', "\0\0\0", "7\n", "\n"]
+)
 def test_a_line_that_was_not_written_to_its_end_is_dropped(tmp_path, log, broken):
     log([(1, {"a": 1.0})])
     with (tmp_path / "metrics.jsonl").open("a") as file:

@@ -168,3 +168,39 @@ def test_a_task_without_validation_split_is_refused(config, monkeypatch, folder)
     )
     with pytest.raises(UserError, match="has no 'validation' split"):
         train(changed(config, workdir=str(folder / "no-validation")))
+
+
+def test_devices_and_micro_batches_make_no_difference(folder):
+    """A whole run of a causal model, with dropout and greedy answers, on 1 device and on 8."""
+    one = small_config(
+        folder,
+        "llama",
+        workdir=str(folder / "one-device"),
+        task__evaluation="generate",
+        model__dropout_rate=0.1,
+        train__steps=4,
+        train__batch_size=16,
+    )
+    eight = changed(
+        one,
+        workdir=str(folder / "eight-devices"),
+        parallel__devices=8,
+        train__accumulation=2,
+        train__evaluate_batch_size=5,
+    )
+    train(one)
+    train(eight)
+    lines = [metrics_lines(config.workdir) for config in (one, eight)]
+    assert len(lines[0]) == 5
+    for a, b in zip(*lines, strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+
+
+def test_a_bfloat16_model_has_a_float32_prompt(folder):
+    config = small_config(
+        folder, workdir=str(folder / "bfloat16"), model__dtype="bfloat16", train__steps=2
+    )
+    prompt = train(config).best_prompt
+    assert prompt.vectors.dtype == np.float32
+    # The prompt is not rounded to bfloat16, in which small updates would be lost.
+    assert (prompt.vectors.astype("bfloat16").astype("float32") != prompt.vectors).mean() > 0.9

@@ -112,11 +112,11 @@ def test_dropout_is_drawn_by_run_step_and_row(model):
     assert told[0]["loss"] != pytest.approx(mean_loss(model, batch), rel=1e-4)
 
 
-@pytest.mark.parametrize("options", [{}, {"dropout_rate": 0.3, "z_loss": 0.01}])
-def test_accumulation_changes_nothing(model, options):
+def test_accumulation_changes_nothing(model):
+    """With z-loss; test_layouts.py has dropout, whose noise goes by row."""
     batch = random_batch(8)
-    want, prompt = first_steps(model, batch, steps=2, **options)
-    told, other = first_steps(model, batch, steps=2, accumulation=4, **options)
+    want, prompt = first_steps(model, batch, steps=2, z_loss=0.01)
+    told, other = first_steps(model, batch, steps=2, z_loss=0.01, accumulation=4)
     for a, b in zip(told, want, strict=True):
         assert a == pytest.approx(b, rel=1e-5)
     np.testing.assert_allclose(other, prompt, rtol=1e-4, atol=1e-5)

@@ -32,7 +32,6 @@ def folder(tmp_path_factory):
         train__evaluate_first=True,
         train__checkpoint_every=7,
         train__log_every=5,
-        train__max_shapes=2,
     )
     write_recipe(config, folder)
     return folder
@@ -46,8 +45,10 @@ def start(folder: Path, workdir: str) -> subprocess.Popen:
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
     return subprocess.Popen(
-        [sys.executable, "-m", "softprompt_jax.train"]
-        + ["--config", str(folder / "recipe.py"), "--workdir", str(folder / workdir)],
+        [
+            *(sys.executable, "-m", "softprompt_jax.train"),
+            *("--config", str(folder / "recipe.py"), "--workdir", str(folder / workdir)),
+        ],
         env=os.environ | cache | {"CI": "1"},
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
@@ -105,7 +106,9 @@ def check_same(workdir: Path, uninterrupted: Path) -> None:
     assert metrics_lines(workdir) == metrics_lines(uninterrupted)
     assert result(workdir) == result(uninterrupted)
     for inside in ("", "checkpoints"):
-        names = [{path.name for path in (run / inside).iterdir()} for run in (workdir, uninterrupted)]
+        names = [
+            {path.name for path in (run / inside).iterdir()} for run in (workdir, uninterrupted)
+        ]
         assert names[0] == names[1]
 
 
