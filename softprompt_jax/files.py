@@ -8,6 +8,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from softprompt_jax.errors import UserError
+
 
 def write_text(path: Path, text: str) -> None:
     """Replaces a file's text in one move."""
@@ -17,6 +19,25 @@ def write_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(fresh, path)
+
+
+def check_replaceable(folder: Path, kind: str, file: str) -> None:
+    """Refuses to replace a folder that holds other things than we put there.
+
+    Args:
+        folder: to be replaced.
+        kind: what it may hold, in words.
+        file: name of the file by which such a folder is known.
+
+    Raises:
+        UserError: it is neither absent nor empty nor of that kind.
+    """
+    free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not free and not (folder / file).is_file():
+        raise UserError(
+            f"{folder} holds something else than a {kind}, which saving would delete; choose "
+            "another folder."
+        )
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from softprompt_jax.benchmarks.worker import Answerer, serve
 from softprompt_jax.config import RunConfig
 from softprompt_jax.models import resolve_model
 from softprompt_jax.models.saving import save_model
-from softprompt_jax.training.loop import resolve_dtype, task_from_options, tokenize_split
+from softprompt_jax.training.setup import resolve_dtype, task_from_options, tokenize_split
 
 
 def start(setup: dict[str, Any]) -> tuple[dict[str, Any], Answerer]:

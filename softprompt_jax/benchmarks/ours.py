@@ -13,13 +13,13 @@ from softprompt_jax.data import BatchStream, assemble_batch, plan_shapes
 from softprompt_jax.models import resolve_model
 from softprompt_jax.prompts import PromptedModel
 from softprompt_jax.training import parallel, partition
-from softprompt_jax.training.loop import (
+from softprompt_jax.training.optimizers import make_optimizer
+from softprompt_jax.training.setup import (
     initial_vectors,
     resolve_dtype,
     task_from_options,
     tokenize_split,
 )
-from softprompt_jax.training.optimizers import make_optimizer
 from softprompt_jax.training.step import init_state, make_train_step
 
 

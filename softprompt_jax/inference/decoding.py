@@ -15,7 +15,6 @@ from softprompt_jax.prompts.prompted_model import (
     encode,
 )
 
-
 NextLogits = Callable[[jax.Array, jax.Array], jax.Array]
 """From the answer so far, int32 [B, N], and its length to the next token's logits [B, V]."""
 

@@ -9,8 +9,7 @@ import numpy as np
 import safetensors.numpy
 from flax import nnx
 
-from softprompt_jax.errors import UserError
-from softprompt_jax.files import replace_folder
+from softprompt_jax.files import check_replaceable, replace_folder
 from softprompt_jax.models.checkpoints import torch_names
 from softprompt_jax.models.language_model import LanguageModel
 from softprompt_jax.models.parameter_tables import find_rule
@@ -30,12 +29,7 @@ def save_model(folder: str | Path, model: LanguageModel, module: Any = None) -> 
         UserError: there is something else in the folder, which would be lost.
     """
     folder = Path(folder)
-    free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-    if not free and not (folder / "model.safetensors").is_file():
-        raise UserError(
-            f"{folder} holds something else than a model, which saving would delete; choose "
-            "another folder."
-        )
+    check_replaceable(folder, "model", "model.safetensors")
     module = model.module if module is None else module
     state = torch_state(module, model.config.family)
     # transformers loads weights in the dtype that the config names, whatever their own is.

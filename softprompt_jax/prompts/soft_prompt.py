@@ -14,7 +14,7 @@ import safetensors.numpy
 from jaxtyping import Array, Float
 
 from softprompt_jax.errors import UserError
-from softprompt_jax.files import recover_folder, replace_folder
+from softprompt_jax.files import check_replaceable, recover_folder, replace_folder
 from softprompt_jax.models.language_model import LanguageModel
 from softprompt_jax.prompts import initializers
 
@@ -115,12 +115,7 @@ class SoftPrompt:
             UserError: there is something else in the folder, which would be lost.
         """
         folder = Path(folder)
-        free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-        if not free and not (folder / "prompt.safetensors").is_file():
-            raise UserError(
-                f"{folder} holds something else than a prompt, which saving would delete; choose "
-                "another folder."
-            )
+        check_replaceable(folder, "prompt", "prompt.safetensors")
         # The shape is the vectors' own, whatever an older prompt's card says.
         card = {
             **self.card,

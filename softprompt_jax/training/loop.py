@@ -6,50 +6,38 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from softprompt_jax.config import RunConfig, TaskOptions, check
+from softprompt_jax.config import RunConfig, check
 from softprompt_jax.data import (
     BatchStream,
-    TokenizedExamples,
     encode_choices,
     plan_shapes,
-    tokenize_pairs,
 )
-from softprompt_jax.errors import UserError
 from softprompt_jax.models import LanguageModel, resolve_model
-from softprompt_jax.models.families import build_module
-from softprompt_jax.prompts import PromptedModel, SoftPrompt, initializers
-from softprompt_jax.prompts.soft_prompt import load_vectors
-from softprompt_jax.tasks import Task, get_task
+from softprompt_jax.prompts import PromptedModel
 from softprompt_jax.training import parallel, partition
 from softprompt_jax.training.checkpointing import Checkpoints
 from softprompt_jax.training.evaluation import Evaluator
 from softprompt_jax.training.interrupt import Interrupt
 from softprompt_jax.training.logging import RunLog
 from softprompt_jax.training.optimizers import make_optimizer
+from softprompt_jax.training.setup import (
+    Split,
+    check_freeze,
+    check_prompt,
+    initial_vectors,
+    resolve_dtype,
+    task_from_options,
+    tokenize_split,
+)
 from softprompt_jax.training.step import init_state, make_train_step
 from softprompt_jax.training.workdir import Progress, TrainResult, Workdir
 
 
 class DivergedError(RuntimeError):
     """The loss was not finite; the message says where the last good prompt is and what to try."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """One split, ready to be batched: its tokens, and its target texts for the metrics."""
-
-    examples: TokenizedExamples
-    targets: list[str]
-
-    def first(self, count: int | None) -> "Split":
-        """The first examples; None: all."""
-        if count is None or count >= len(self.examples):
-            return self
-        return Split(self.examples.first(count), self.targets[:count])
 
 
 def train(config: RunConfig) -> TrainResult:
@@ -80,9 +68,9 @@ def train(config: RunConfig) -> TrainResult:
     files = resolve_model(config.model.name)
     task = task_from_options(config.task)
     if options.method == "prompt_tuning":
-        _check_prompt(config, files.config, task)
+        check_prompt(config, files.config, task)
     if options.freeze:
-        _check_freeze(config, files.config)
+        check_freeze(config, files.config)
     workdir = Workdir(config)
     result = workdir.result()
     if result is not None:
@@ -267,99 +255,6 @@ def train(config: RunConfig) -> TrainResult:
     finally:
         log.close()
         checkpoints.close()
-
-
-def task_from_options(options: TaskOptions) -> Task:
-    """The built-in task of this name, or the one made of the user's files.
-
-    Raises:
-        UserError: there is no such task, or its files do not make one.
-    """
-    asked: dict[str, Any] = {"evaluation": options.evaluation}
-    files = ("train_file", "validation_file", "test_file", "input_template", "labels")
-    if any(getattr(options, name) is not None for name in files):
-        for name in (*files, "input_column", "target_column"):
-            asked[name] = getattr(options, name)
-    return get_task(options.name, **asked)
-
-
-def tokenize_split(
-    options: TaskOptions, task: Task, name: str, tokenizer: Any, config: Any
-) -> Split:
-    """One split of a task, as training and evaluation read it."""
-    pairs = [
-        pair
-        for example in task.split(name)
-        for pair in task.text_pairs(example, task_prefix=options.task_prefix)
-    ]
-    examples = tokenize_pairs(
-        pairs,
-        tokenizer,
-        config,
-        options.max_input_length,
-        options.max_target_length,
-        task.truncate,
-        keep_suffix=task.input_suffix,
-        labels=task.labels,
-    )
-    return Split(examples, [target for _, target in pairs])
-
-
-def _check_prompt(config: RunConfig, model_config: Any, task: Task) -> None:
-    """Finds a prompt that cannot start before the model's weights are read."""
-    if config.prompt.init == "class_labels":
-        initializers.check_labels(config.prompt.length, task.labels)
-    elif config.prompt.init == "file":
-        load_vectors(config.prompt.file or "", config.prompt.length, model_config)
-    limit = model_config.max_positions
-    if limit is not None and model_config.family == "gpt2":
-        longest = config.prompt.length + config.task.max_input_length
-        longest += config.task.max_target_length
-        if longest > limit:
-            raise UserError(
-                f"Prompt, input and target may have {longest} tokens together, but "
-                f"{config.model.name} reads {limit} at most; lower --task.max_input_length to "
-                f"{limit - config.prompt.length - config.task.max_target_length}."
-            )
-
-
-def _check_freeze(config: RunConfig, model_config: Any) -> None:
-    """Finds patterns that freeze nothing, or everything, before the model's weights are read."""
-
-    def build() -> PromptedModel:
-        # The weights settle whether the head is tied; until then it counts as a parameter.
-        module = build_module(
-            dataclasses.replace(model_config, tied=False), dtype=jnp.float32, rngs=nnx.Rngs(0)
-        )
-        return PromptedModel(module, jnp.zeros((config.prompt.length, model_config.d_model)))
-
-    partition.check_freeze(nnx.eval_shape(build), config.train.method, config.train.freeze)
-
-
-def initial_vectors(config: RunConfig, model: LanguageModel, task: Task) -> Any:
-    """The prompt's start, float32 `[length, d_model]`; None for model tuning."""
-    if config.train.method == "model_tuning":
-        return None
-    options = config.prompt
-    return SoftPrompt.create(
-        model,
-        options.length,
-        options.init,
-        labels=task.labels,
-        text=options.text,
-        file=options.file,
-        vocab=options.vocab,
-        uniform_range=options.uniform_range,
-        seed=config.seed,
-    ).vectors
-
-
-def resolve_dtype(config: RunConfig) -> str:
-    """The dtype of the model's weights, "auto" resolved for this machine."""
-    if config.model.dtype != "auto":
-        return config.model.dtype
-    on_cpu = jax.default_backend() == "cpu"
-    return "float32" if on_cpu or config.train.method == "model_tuning" else "bfloat16"
 
 
 def _named_speed(speed: float | None) -> dict[str, float]:
