@@ -35,6 +35,9 @@ from softprompt_jax.training.setup import (
 from softprompt_jax.training.step import init_state, make_train_step
 from softprompt_jax.training.workdir import Progress, TrainResult, Workdir
 
+# Evaluation is a small part of a run: more shapes would take longer to compile than they save.
+EVALUATION_SHAPES = 3
+
 
 class DivergedError(RuntimeError):
     """The loss was not finite; the message says where the last good prompt is and what to try."""
@@ -91,7 +94,7 @@ def train(config: RunConfig) -> TrainResult:
     evaluation_shapes = plan_shapes(
         np.concatenate([split.input_lengths for split in held_out]),
         np.concatenate([split.target_lengths for split in held_out]),
-        options.max_shapes,
+        min(EVALUATION_SHAPES, options.max_shapes),
     )
 
     # ----------------------------------------------------------------- model and state
