@@ -11,16 +11,13 @@ from softprompt_jax.benchmarks.worker import Answerer, peak_memory_bytes, serve
 from softprompt_jax.config import RunConfig
 from softprompt_jax.data import BatchStream, assemble_batch, plan_shapes
 from softprompt_jax.models import resolve_model
-from softprompt_jax.prompts import PromptedModel
-from softprompt_jax.training import parallel, partition
-from softprompt_jax.training.optimizers import make_optimizer
+from softprompt_jax.training import parallel
 from softprompt_jax.training.setup import (
-    initial_vectors,
+    prepare_step,
     resolve_dtype,
     task_from_options,
     tokenize_split,
 )
-from softprompt_jax.training.step import init_state, make_train_step
 
 
 def start(setup: dict[str, Any]) -> tuple[dict[str, Any], Answerer]:
@@ -42,25 +39,7 @@ def start(setup: dict[str, Any]) -> tuple[dict[str, Any], Answerer]:
     stream = BatchStream(examples, shapes, options.batch_size, config.seed)
 
     model = files.load(resolve_dtype(config))
-    prompted = PromptedModel(model.module, initial_vectors(config, model, task))
-    is_trained = partition.trainable_filter(options.method, options.freeze)
-    graphdef, trainable, frozen = partition.split(prompted, is_trained)
-    optimizer = partition.masked(
-        make_optimizer(config.optimizer, options.method, options.steps), is_trained
-    )
-    frozen = parallel.replicate(frozen, devices)
-    state = parallel.replicate(init_state(trainable, optimizer, config.seed), devices)
-    train_step = parallel.pmap_step(
-        make_train_step(
-            graphdef,
-            optimizer,
-            accumulation=options.accumulation,
-            dropout_rate=config.model.dropout_rate,
-            z_loss=options.z_loss,
-            axis=parallel.AXIS,
-        ),
-        devices,
-    )
+    _, _, frozen, state, train_step = prepare_step(config, model, task, devices)
 
     def run(batches: list[tuple[Any, np.ndarray]]) -> float:
         """Trains on batches as the training loop does; the wall time in seconds."""

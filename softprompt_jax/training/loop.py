@@ -22,17 +22,15 @@ from softprompt_jax.training.checkpointing import Checkpoints
 from softprompt_jax.training.evaluation import Evaluator
 from softprompt_jax.training.interrupt import Interrupt
 from softprompt_jax.training.logging import RunLog
-from softprompt_jax.training.optimizers import make_optimizer
 from softprompt_jax.training.setup import (
     Split,
     check_freeze,
     check_prompt,
-    initial_vectors,
+    prepare_step,
     resolve_dtype,
     task_from_options,
     tokenize_split,
 )
-from softprompt_jax.training.step import init_state, make_train_step
 from softprompt_jax.training.workdir import Progress, TrainResult, Workdir
 
 # Evaluation is a small part of a run: more shapes would take longer to compile than they save.
@@ -100,25 +98,7 @@ def train(config: RunConfig) -> TrainResult:
     # ----------------------------------------------------------------- model and state
     model = files.load(resolve_dtype(config))
     _ = model.fingerprint  # kept from now on: model tuning gives the memory of these weights away
-    prompted = PromptedModel(model.module, initial_vectors(config, model, task))
-    is_trained = partition.trainable_filter(options.method, options.freeze)
-    graphdef, trainable, frozen = partition.split(prompted, is_trained)
-    optimizer = partition.masked(
-        make_optimizer(config.optimizer, options.method, options.steps), is_trained
-    )
-    frozen = parallel.replicate(frozen, devices)
-    state = parallel.replicate(init_state(trainable, optimizer, config.seed), devices)
-    train_step = parallel.pmap_step(
-        make_train_step(
-            graphdef,
-            optimizer,
-            accumulation=options.accumulation,
-            dropout_rate=config.model.dropout_rate,
-            z_loss=options.z_loss,
-            axis=parallel.AXIS,
-        ),
-        devices,
-    )
+    graphdef, is_trained, frozen, state, train_step = prepare_step(config, model, task, devices)
     evaluate = Evaluator(
         task,
         graphdef,
@@ -139,7 +119,7 @@ def train(config: RunConfig) -> TrainResult:
     seconds_before = progress.seconds
     stream = BatchStream(examples, shapes, options.batch_size, config.seed, position=step)
     log = RunLog(workdir.path, step, options.steps)
-    log.say(_overview(config, model, trainable, frozen, splits, shapes, len(devices)))
+    log.say(_overview(config, model, state.trainable, frozen, splits, shapes, len(devices)))
     if step:
         log.say(f"Resuming after step {step}.")
 

@@ -4,7 +4,8 @@ What can be refused before the model's weights are read is refused here.
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,9 @@ from softprompt_jax.models.families import build_module
 from softprompt_jax.prompts import PromptedModel, SoftPrompt, initializers
 from softprompt_jax.prompts.soft_prompt import load_vectors
 from softprompt_jax.tasks import Task, get_task
-from softprompt_jax.training import partition
+from softprompt_jax.training import parallel, partition
+from softprompt_jax.training.optimizers import make_optimizer
+from softprompt_jax.training.step import TrainState, init_state, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +121,51 @@ def initial_vectors(config: RunConfig, model: LanguageModel, task: Task) -> Any:
         uniform_range=options.uniform_range,
         seed=config.seed,
     ).vectors
+
+
+class Prepared(NamedTuple):
+    """A run's step and what it works on, placed on the devices.
+
+    Attributes:
+        graphdef: of the `PromptedModel`.
+        is_trained: the filter that split it.
+        frozen: the frozen state.
+        state: the state before the first step.
+        train_step: the mapped step; it is given `state` to overwrite.
+    """
+
+    graphdef: Any
+    is_trained: partition.Filter
+    frozen: nnx.State
+    state: TrainState
+    train_step: Callable[..., Any]
+
+
+def prepare_step(
+    config: RunConfig, model: LanguageModel, task: Task, devices: Sequence[parallel.Device]
+) -> Prepared:
+    """Splits model and prompt, and wraps the step; training and its benchmark share this."""
+    options = config.train
+    prompted = PromptedModel(model.module, initial_vectors(config, model, task))
+    is_trained = partition.trainable_filter(options.method, options.freeze)
+    graphdef, trainable, frozen = partition.split(prompted, is_trained)
+    optimizer = partition.masked(
+        make_optimizer(config.optimizer, options.method, options.steps), is_trained
+    )
+    frozen = parallel.replicate(frozen, devices)
+    state = parallel.replicate(init_state(trainable, optimizer, config.seed), devices)
+    train_step = parallel.pmap_step(
+        make_train_step(
+            graphdef,
+            optimizer,
+            accumulation=options.accumulation,
+            dropout_rate=config.model.dropout_rate,
+            z_loss=options.z_loss,
+            axis=parallel.AXIS,
+        ),
+        devices,
+    )
+    return Prepared(graphdef, is_trained, frozen, state, train_step)
 
 
 def resolve_dtype(config: RunConfig) -> str:
