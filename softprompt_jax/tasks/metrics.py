@@ -1,54 +1,45 @@
-"""Metrics by name: pure functions of predicted and true strings."""
+"""Metrics by name: functions of predicted texts, of what they are judged by, and of the labels."""
 
 import difflib
-from collections.abc import Callable, Sequence
-
-import numpy as np
 
 from softprompt_jax.errors import UserError
+from softprompt_jax.tasks.answer_metrics import (
+    record_em,
+    record_f1,
+    squad_em,
+    squad_f1,
+    wsc_accuracy,
+)
+from softprompt_jax.tasks.label_metrics import (
+    accuracy,
+    check_labels,
+    f1,
+    macro_f1,
+    matthews,
+    multirc_em,
+    multirc_f1a,
+    pearson,
+    spearman,
+)
+from softprompt_jax.tasks.references import Metric, Reference
 
-Metric = Callable[[Sequence[str], Sequence[str]], float]
-
-
-def accuracy(predictions: Sequence[str], targets: Sequence[str]) -> float:
-    """Share of predictions that equal their target, in [0, 1]."""
-    _check(predictions, targets)
-    return float(np.mean([p == t for p, t in zip(predictions, targets, strict=True)]))
-
-
-def exact_match(predictions: Sequence[str], targets: Sequence[str]) -> float:
-    """Share of predictions that equal their target but for outer white space, in [0, 1]."""
-    return accuracy([p.strip() for p in predictions], [t.strip() for t in targets])
-
-
-def macro_f1(predictions: Sequence[str], targets: Sequence[str]) -> float:
-    """Mean over classes of the F1 score of each class against the rest, in [0, 1].
-
-    The classes are those that occur in `targets`; any other prediction is a miss of its true class
-    and makes no class of its own, as scikit-learn's `f1_score(labels=classes, average="macro")`.
-
-    References:
-        SuperGLUE (Wang et al. 2019), section 3: CB is scored by unweighted mean F1 over classes.
-    """
-    _check(predictions, targets)
-    scores = []
-    for label in sorted(set(targets)):
-        predicted = np.array([p == label for p in predictions])
-        true = np.array([t == label for t in targets])
-        # F1 = 2 TP / (predicted + true); `true` has at least one row, so it is never 0 / 0.
-        scores.append(2 * np.sum(predicted & true) / (np.sum(predicted) + np.sum(true)))
-    return float(np.mean(scores))
-
-
-def _check(predictions: Sequence[str], targets: Sequence[str]) -> None:
-    if len(predictions) != len(targets) or not targets:
-        raise ValueError(f"{len(predictions)} predictions for {len(targets)} targets")
-
+__all__ = ["METRICS", "Metric", "Reference", "check_labels", "get_metric"]
 
 METRICS: dict[str, Metric] = {
     "accuracy": accuracy,
-    "exact_match": exact_match,
+    "exact_match": accuracy,  # the same rule, under its name for free text
     "macro_f1": macro_f1,
+    "f1": f1,
+    "matthews": matthews,
+    "pearson": pearson,
+    "spearman": spearman,
+    "squad_em": squad_em,
+    "squad_f1": squad_f1,
+    "record_em": record_em,
+    "record_f1": record_f1,
+    "multirc_f1a": multirc_f1a,
+    "multirc_em": multirc_em,
+    "wsc_accuracy": wsc_accuracy,
 }
 
 

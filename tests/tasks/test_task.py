@@ -1,10 +1,11 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from softprompt_jax.errors import UserError
-from softprompt_jax.tasks import Task, get_task, register_task, task, task_names
+from softprompt_jax.tasks import Reference, Task, get_task, register_task, task, task_names
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +31,10 @@ def test_register_and_get():
     assert mine.text_pairs({"x": 1}, task_prefix=False) == [("x 1", "yes")]
     assert mine.text_pairs({"x": 1}) == [("mine_first x 1", "yes")]
     assert mine.text_pairs({"x": 0}) == []  # left out
-    assert mine.evaluate(["yes", "no"], ["yes", "yes"]) == {"accuracy": 0.5}
+    assert mine.evaluation_rows({"x": 1}, task_prefix=False) == [("x 1", Reference(("yes",)))]
+    references = [Reference(("yes",))] * 4
+    metrics = mine.evaluate(["yes", "no", "Yes", ""], references)
+    assert metrics == {"accuracy": 0.25, "outside_labels": 2.0}
     assert get_task("mine/first", evaluation="generate").evaluation == "generate"
     with pytest.raises(UserError, match="already"):
         register_task("mine/first", make)
@@ -72,10 +76,54 @@ def test_bad_tasks():
         Task(name="t", load=lambda split: [], pairs=lambda example: [], labels=("a",))
 
 
+def test_rows_to_train_on_and_to_evaluate_on_may_differ():
+    def questions(example):
+        return [(f"x {example['x']}", Reference(("yes", "yeah"), group=example["x"], holds=False))]
+
+    mine = make(questions=questions, prefix="first:")
+    assert mine.text_pairs({"x": 0}) == []
+    assert mine.evaluation_rows({"x": 0}) == [
+        ("first: x 0", Reference(("yes", "yeah"), group=0, holds=False))
+    ]
+    assert make(prefix="").text_pairs({"x": 1}) == [("x 1", "yes")]
+
+
+def test_raw_examples_of_tensorflow_datasets_are_read_as_plain_python():
+    raw = {
+        "x": "ünder".encode(),
+        "idx": {"row": np.int32(3), "of": np.array([1, 2])},
+        "answers": np.array([b"a", b"b"], object),
+        "score": np.float32(0.5),
+    }
+    assert task.plain(raw) == {
+        "x": "ünder",
+        "idx": {"row": 3, "of": [1, 2]},
+        "answers": ["a", "b"],
+        "score": 0.5,
+    }
+    assert make().text_pairs(raw) == [("mine_first x ünder", "yes")]
+
+
+def test_the_mean_of_the_metrics_decides():
+    # Lester et al. 2021, section 3: with several metrics their mean is the development metric.
+    mine = make(metrics=("accuracy", "macro_f1"))
+    metrics = mine.evaluate(["yes", "yes"], [Reference(("yes",)), Reference(("no",))])
+    assert metrics["accuracy"] == 0.5
+    assert metrics["macro_f1"] == pytest.approx((2 / 3 + 0) / 2)
+    assert mine.main_value(metrics) == pytest.approx((0.5 + 1 / 3) / 2)
+
+
+def test_likelihood_has_its_own_metric():
+    language = make(evaluation="likelihood", metrics=("log_likelihood",))
+    assert language.main_value({"log_likelihood": -2.0, "perplexity": 7.4}) == -2.0
+    with pytest.raises(UserError, match="leave out the metrics"):
+        make(evaluation="likelihood")
+
+
 def test_imports_are_light():
     code = (
         "import sys, softprompt_jax.tasks.task, softprompt_jax.data.batches as _;"
-        "print([m for m in ('torch', 'transformers', 'tensorflow') if m in sys.modules])"
+        "print([m for m in ('torch', 'transformers', 'tensorflow', 'pyarrow') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
