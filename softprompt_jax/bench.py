@@ -7,27 +7,19 @@ The recipe is `configs/quickstart.py` unless `--config` names another, and every
 `softprompt_jax.train` changes it. The last line of the output is one JSON object.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from softprompt_jax.benchmarks.training import check_comparison, compare, report, to_json
-from softprompt_jax.command_line import load_command_config, run_command
+from softprompt_jax.command_line import Parser, load_command_config, run_command
 from softprompt_jax.errors import UserError
 
 RECIPE = "configs/quickstart.py"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help for the options.")
-
-
 def main(arguments: Sequence[str]) -> int:
     """Measures and prints."""
-    parser = _Parser(prog="softprompt_jax.bench", description=__doc__, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = Parser("softprompt_jax.bench", __doc__)
     parser.add_argument("what", choices=["train"], help="what is measured")
     parser.add_argument(
         "--against",

@@ -1,11 +1,34 @@
 """What the commands share: how they start, and how they tell a mistake."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from softprompt_jax.config import RunConfig, load_config
 from softprompt_jax.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """A command's own options; those of the recipe are left to `load_command_config`.
+
+    Args:
+        program: name of the command.
+        description: its module's docstring.
+    """
+
+    def __init__(self, program: str, description: str | None):
+        super().__init__(
+            prog=program,
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """A mistake in the options is told as any other: in one sentence."""
+        raise UserError(f"{message}; see --help for the options.")
 
 
 def run_command(main: Callable[[Sequence[str]], int]) -> int:

@@ -53,12 +53,12 @@ class PromptOptions:
 
 @dataclasses.dataclass(frozen=True)
 class TaskOptions:
-    """The task, built in by name or from files of your own."""
+    """The task, built in by name, several of them mixed, or from files of your own."""
 
     name: str = "movie_reviews"
-    """A built-in task, or any name together with train_file and validation_file."""
+    """A built-in task, or any name together with train_file and validation_file, or a mixture."""
     train_file: str | None = None
-    """JSONL, CSV or TSV file of training rows."""
+    """JSONL, CSV, TSV, Parquet or text file of training rows."""
     validation_file: str | None = None
     """Rows that choose the best prompt."""
     test_file: str | None = None
@@ -66,13 +66,33 @@ class TaskOptions:
     input_column: str = "input"
     """Column that holds the input text."""
     target_column: str = "target"
-    """Column that holds the target text or label."""
+    """Column that holds the target text or label, or a list of accepted answers."""
+    answer_separator: str | None = None
+    """What stands between several accepted answers in the target column, such as "|"."""
     input_template: str | None = None
     """Input built from columns, as in "question: {q} context: {c}"; replaces input_column."""
+    text_column: str | None = None
+    """Column of plain text for language modelling: the second half of each text follows the first;
+    replaces input_column and target_column. A .txt file has one text a line."""
     labels: tuple[str, ...] | None = None
     """The labels of a classification task; found in the training rows when not given."""
-    evaluation: Literal["score", "generate"] | None = None
-    """score: the likeliest label; generate: greedy text that must match. Default: the task's."""
+    metrics: tuple[str, ...] | None = None
+    """Metrics of your own files, their mean chooses the best prompt; default: accuracy, or
+    exact_match for free text."""
+    evaluation: Literal["score", "generate", "likelihood"] | None = None
+    """score: the likeliest label; generate: greedy text that must match; likelihood: of the target.
+    Default: the task's."""
+    mixture: tuple[str, ...] = ()
+    """Built-in tasks to train on together, as in "super_glue/boolq super_glue/cb", each perhaps
+    with a rate, "super_glue/boolq=2"; without rates, in proportion to their examples."""
+    mixture_limit: int | None = None
+    """A task of a mixture without rates counts as having this many examples at most."""
+    train_examples: int | None = None
+    """Train on the first so many examples of a task only; None: all."""
+    data_dir: str | None = None
+    """Folder of tensorflow-datasets; None: TFDS_DATA_DIR, or its own default."""
+    cache_dir: str | None = None
+    """Folder that keeps tokenised data for later runs; None: `cache` in the run's folder."""
     task_prefix: bool = False
     """Start each input with the task's name, as T5 does and the paper does not."""
     max_input_length: int = 512
@@ -153,6 +173,8 @@ class RunConfig:
     optimizer: OptimizerOptions = OptimizerOptions()
     train: TrainOptions = TrainOptions()
     parallel: ParallelOptions = ParallelOptions()
+    evaluate_on: tuple[str, ...] = ()
+    """Built-in tasks that the best prompt is also scored on, once, at the end (transfer)."""
     workdir: str = "runs/default"
     """Folder of the run: config, metrics, checkpoints, the best prompt and the result."""
     resume: Literal["auto", "never"] = "auto"
@@ -280,6 +302,8 @@ def check(config: RunConfig) -> None:
         ("prompt.length", 1),
         ("task.max_input_length", 1),
         ("task.max_target_length", 1),
+        ("task.train_examples", 1),
+        ("task.mixture_limit", 1),
         ("optimizer.warmup_steps", 0),
         ("optimizer.weight_decay", 0),
         ("optimizer.step_offset", 0),
@@ -317,6 +341,7 @@ def check(config: RunConfig) -> None:
             "model_tuning trains float32 weights, since bfloat16 loses small updates; leave out "
             "--model.dtype bfloat16."
         )
+    _check_mixture(config.task)
     low, high = config.prompt.uniform_range
     if not low < high:
         raise UserError(f"--prompt.uniform_range is {low} to {high}; the first must be smaller.")
@@ -331,6 +356,46 @@ def check(config: RunConfig) -> None:
             raise UserError(
                 f"--train.freeze has the bad regular expression {pattern!r} ({error}); mend it."
             ) from None
+
+
+def parse_mixture(mixture: Sequence[str]) -> tuple[tuple[str, ...], tuple[float, ...] | None]:
+    """The tasks of a mixture, and their rates where they are given.
+
+    Raises:
+        UserError: a rate is no positive number, only some tasks have one, or one comes twice.
+    """
+    names, rates = [], []
+    for part in mixture:
+        name, equals, rate = part.partition("=")
+        names.append(name)
+        if not equals:
+            continue
+        try:
+            rates.append(float(rate))
+        except ValueError:
+            rates.append(0.0)
+        if not 0 < rates[-1] < float("inf"):
+            raise UserError(f"--task.mixture has {part!r}; a rate is a positive number.")
+    if len(set(names)) < len(names):
+        raise UserError(f"--task.mixture names a task twice: {', '.join(names)}; name it once.")
+    if rates and len(rates) < len(names):
+        raise UserError(
+            f"--task.mixture has rates for {len(rates)} of {len(names)} tasks; give all or none."
+        )
+    return tuple(names), tuple(rates) or None
+
+
+def _check_mixture(options: TaskOptions) -> None:
+    _, rates = parse_mixture(options.mixture)
+    if options.mixture_limit is not None and (rates or not options.mixture):
+        raise UserError(
+            "--task.mixture_limit bounds the tasks of a --task.mixture without rates; leave it out."
+        )
+    if options.mixture and options.train_file is not None:
+        raise UserError(
+            "--task.mixture mixes built-in tasks; leave out --task.train_file, or register your "
+            "own task in Python."
+        )
 
 
 def _check_types(config: Any, prefix: str = "") -> None:

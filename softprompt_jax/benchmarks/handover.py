@@ -8,9 +8,10 @@ import numpy as np
 
 from softprompt_jax.benchmarks.worker import Answerer, serve
 from softprompt_jax.config import RunConfig
+from softprompt_jax.data.preparation import prepare_data
 from softprompt_jax.models import resolve_model
 from softprompt_jax.models.saving import save_model
-from softprompt_jax.training.setup import resolve_dtype, task_from_options, tokenize_split
+from softprompt_jax.training.setup import resolve_dtype, tasks_from_options
 
 
 def start(setup: dict[str, Any]) -> tuple[dict[str, Any], Answerer]:
@@ -25,9 +26,9 @@ def start(setup: dict[str, Any]) -> tuple[dict[str, Any], Answerer]:
     config = RunConfig.from_json(setup["config"])
     folder = Path(setup["folder"])
     files = resolve_model(config.model.name)
-    task = task_from_options(config.task)
+    tasks = tasks_from_options(config.task)
     model = files.load(resolve_dtype(config))
-    examples = tokenize_split(config.task, task, "train", model.tokenizer, files.config).examples
+    examples = prepare_data(config, tasks, [], model.tokenizer, files.config).examples
     save_model(folder / "model", model)
     np.savez(folder / "tokens.npz", **dataclasses.asdict(examples))
     about = {

@@ -9,15 +9,11 @@ import numpy as np
 from softprompt_jax.benchmarks.rounds import Round
 from softprompt_jax.benchmarks.worker import Answerer, peak_memory_bytes, serve
 from softprompt_jax.config import RunConfig
-from softprompt_jax.data import BatchStream, assemble_batch, plan_shapes
+from softprompt_jax.data import BatchStream, assemble_batch
+from softprompt_jax.data.preparation import prepare_data
 from softprompt_jax.models import resolve_model
 from softprompt_jax.training import parallel
-from softprompt_jax.training.setup import (
-    prepare_step,
-    resolve_dtype,
-    task_from_options,
-    tokenize_split,
-)
+from softprompt_jax.training.setup import prepare_step, resolve_dtype, tasks_from_options
 
 
 def start(setup: dict[str, Any]) -> tuple[dict[str, Any], Answerer]:
@@ -32,14 +28,14 @@ def start(setup: dict[str, Any]) -> tuple[dict[str, Any], Answerer]:
         config.parallel.devices, options.batch_size, options.accumulation
     )
     files = resolve_model(config.model.name)
-    task = task_from_options(config.task)
+    tasks = tasks_from_options(config.task)
     tokenizer = files.load_tokenizer()
-    examples = tokenize_split(config.task, task, "train", tokenizer, files.config).examples
-    shapes = plan_shapes(examples.input_lengths, examples.target_lengths, options.max_shapes)
-    stream = BatchStream(examples, shapes, options.batch_size, config.seed)
+    data = prepare_data(config, tasks, [], tokenizer, files.config)
+    examples = data.examples
+    stream = BatchStream(examples, data.shapes, options.batch_size, config.seed, mixing=data.mixing)
 
     model = files.load(resolve_dtype(config))
-    _, _, frozen, state, train_step = prepare_step(config, model, task, devices)
+    _, _, frozen, state, train_step = prepare_step(config, model, tasks, devices)
 
     def run(batches: list[tuple[Any, np.ndarray]]) -> float:
         """Trains on batches as the training loop does; the wall time in seconds."""

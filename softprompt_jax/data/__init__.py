@@ -8,6 +8,7 @@ from softprompt_jax.data.batches import (
     padding_share,
 )
 from softprompt_jax.data.buckets import Shape, plan_buckets, plan_shapes
+from softprompt_jax.data.mixing import Mixing, concatenate, limited_rates
 from softprompt_jax.data.tokenization import (
     TokenizedExamples,
     encode_choices,
@@ -19,13 +20,16 @@ from softprompt_jax.data.tokenization import (
 __all__ = [
     "Batch",
     "BatchStream",
+    "Mixing",
     "Shape",
     "TokenizedExamples",
     "assemble_batch",
+    "concatenate",
     "encode_choices",
     "encode_inputs",
     "encode_targets",
     "evaluation_batches",
+    "limited_rates",
     "padding_share",
     "plan_buckets",
     "plan_shapes",

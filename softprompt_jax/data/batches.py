@@ -5,12 +5,18 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from softprompt_jax.data.buckets import Shape
+from softprompt_jax.data.mixing import Mixing
 from softprompt_jax.data.tokenization import TokenizedExamples
 
 Batch = dict[str, np.ndarray]
 
 
-def assemble_batch(examples: TokenizedExamples, rows: np.ndarray, shape: tuple[int, int]) -> Batch:
+def assemble_batch(
+    examples: TokenizedExamples,
+    rows: np.ndarray,
+    shape: tuple[int, int],
+    mixing: Mixing | None = None,
+) -> Batch:
     """The padded batch of some rows.
 
     Args:
@@ -18,11 +24,12 @@ def assemble_batch(examples: TokenizedExamples, rows: np.ndarray, shape: tuple[i
         rows: int [B], indexes into it; -1 for a row of padding, which has no target and one real
             input token, so that attention has something to look at.
         shape: tokens (S, T) that inputs and targets are padded to on the right.
+        mixing: which rows belong to which task; None: all to one.
 
     Returns:
         `inputs` int32 [B, S], `input_mask` bool [B, S], `targets` int32 [B, T], `target_mask` bool
-        [B, T], `prompt_ids` int32 [B] of zeros. Padding holds id 0; the masks alone say what is
-        real.
+        [B, T], `prompt_ids` int32 [B], the place of each row's task in the mixture. Padding holds
+        id 0; the masks alone say what is real.
     """
     inputs, input_mask = _pad(examples.inputs, examples.input_offsets, rows, shape[0])
     targets, target_mask = _pad(examples.targets, examples.target_offsets, rows, shape[1])
@@ -34,17 +41,26 @@ def assemble_batch(examples: TokenizedExamples, rows: np.ndarray, shape: tuple[i
         "input_mask": input_mask,
         "targets": targets,
         "target_mask": target_mask,
-        "prompt_ids": np.zeros(len(rows), np.int32),
+        "prompt_ids": np.zeros(len(rows), np.int32) if mixing is None else mixing.prompt_ids(rows),
     }
 
 
 class BatchStream:
     """Endless training batches with an exact state.
 
-    An epoch is one seeded permutation: its rows are grouped by the smallest shape that holds them
-    and cut into full batches, what is left of a shape joins the next larger one, and the batches
-    are shuffled. Less than one batch of rows is left out of each epoch; a split smaller than a
-    batch is repeated to fill one.
+    An epoch is one seeded order of rows (`Mixing.epoch`): they are grouped by the smallest shape
+    that holds them and cut into full batches, what is left of a shape joins the next larger one,
+    and the batches are shuffled. Less than one batch of rows is left out of each epoch; a split
+    smaller than a batch is repeated to fill one.
+
+    Args:
+        examples: the rows.
+        shapes: tokens that batches may be padded to.
+        batch_size: rows a batch.
+        seed: of the order.
+        shuffle: False: the rows as they come.
+        position: where to start.
+        mixing: which rows belong to which task, and how often each task comes; None: one task.
 
     Attributes:
         position: number of batches given so far, the whole state: a stream made with it continues
@@ -61,6 +77,7 @@ class BatchStream:
         *,
         shuffle: bool = True,
         position: int = 0,
+        mixing: Mixing | None = None,
     ):
         if batch_size < 1 or position < 0:
             raise ValueError(f"batch_size {batch_size}, position {position}")
@@ -70,7 +87,8 @@ class BatchStream:
         self.seed = seed
         self.shuffle = shuffle
         self.position = position
-        self.batches_per_epoch = max(1, len(examples) // batch_size)
+        self.mixing = Mixing((len(examples),)) if mixing is None else mixing
+        self.batches_per_epoch = max(1, self.mixing.rows_per_epoch // batch_size)
         self._shape_of_row = _assign(examples, self.shapes)
         self._next_larger = _next_larger(self.shapes)
         self._planned: tuple[int, list[tuple[Shape, np.ndarray]]] | None = None
@@ -81,7 +99,7 @@ class BatchStream:
     def __next__(self) -> Batch:
         shape, rows = self.rows(self.position)
         self.position += 1
-        return assemble_batch(self.examples, rows, shape)
+        return assemble_batch(self.examples, rows, shape, self.mixing)
 
     def rows(self, position: int) -> tuple[Shape, np.ndarray]:
         """The shape and the example indexes, int [batch_size], of the batch at a position."""
@@ -92,9 +110,11 @@ class BatchStream:
 
     def _plan(self, epoch: int) -> list[tuple[Shape, np.ndarray]]:
         generator = np.random.default_rng([self.seed, epoch])
-        n = len(self.examples)
-        order = generator.permutation(n) if self.shuffle else np.arange(n)
-        if n < self.batch_size:
+        if self.shuffle:
+            order = self.mixing.epoch(generator, self.seed, epoch)
+        else:
+            order = np.arange(len(self.examples))
+        if len(order) < self.batch_size:
             order = np.resize(order, self.batch_size)
         shape_of_row = self._shape_of_row[order]
         waiting = [[order[shape_of_row == k]] for k in range(len(self.shapes))]
@@ -135,9 +155,10 @@ def padding_share(
     shapes: Sequence[tuple[int, int]],
     batch_size: int,
     seed: int = 0,
+    mixing: Mixing | None = None,
 ) -> float:
     """Share of padding among all input and target tokens of the first training epoch, in [0, 1)."""
-    stream = BatchStream(examples, shapes, batch_size, seed)
+    stream = BatchStream(examples, shapes, batch_size, seed, mixing=mixing)
     lengths = examples.input_lengths + examples.target_lengths
     real = total = 0
     for position in range(stream.batches_per_epoch):

@@ -11,13 +11,18 @@ How text becomes tokens, the same in training, evaluation and prediction:
 """
 
 import dataclasses
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from softprompt_jax.errors import UserError
+
+# Text that is tokenised at a time: the tokenizer takes some hundred bytes a token on the way.
+_CHUNK_ROWS = 8192
+_CHUNK_CHARACTERS = 2**20
 
 
 class TokenConfig(Protocol):
@@ -84,7 +89,7 @@ class TokenizedExamples:
 
 
 def tokenize_pairs(
-    pairs: Sequence[tuple[str, str]],
+    pairs: Iterable[tuple[str, str]],
     tokenizer: Any,
     config: TokenConfig,
     max_input_length: int,
@@ -96,8 +101,10 @@ def tokenize_pairs(
 ) -> TokenizedExamples:
     """Tokenises a split.
 
+    Works through the pairs in chunks: beyond the ids, memory does not grow with their number.
+
     Args:
-        pairs: (input, target) strings.
+        pairs: (input, target) strings; gone through once.
         tokenizer: a transformers tokenizer.
         config: of the model.
         max_input_length: tokens of an input at most, special tokens included.
@@ -110,40 +117,83 @@ def tokenize_pairs(
         UserError: there are no pairs, an input has no tokens, or a label or the suffix is longer
             than the limit.
     """
-    if not pairs:
+    # Arrays, because they grow in place: joining the parts at the end would hold all ids twice.
+    input_ids, input_offsets = array("i"), array("q", [0])
+    target_ids, target_offsets = array("i"), array("q", [0])
+    truncated_inputs = truncated_targets = 0
+    for chunk in _chunks(pairs):
+        inputs, truncated = encode_inputs(
+            [text for text, _ in chunk],
+            tokenizer,
+            config,
+            max_input_length,
+            truncate,
+            keep_suffix=keep_suffix,
+            first_row=len(input_offsets) - 1,
+        )
+        truncated_inputs += truncated
+        _append(inputs, input_ids, input_offsets)
+        # Labels repeat: each different target is tokenised once.
+        by_target, cut = _targets_with_end(
+            dict.fromkeys(target for _, target in chunk),
+            tokenizer,
+            config,
+            max_target_length,
+            labels,
+        )
+        truncated_targets += sum(target in cut for _, target in chunk)
+        _append([by_target[target] for _, target in chunk], target_ids, target_offsets)
+    if len(input_offsets) == 1:
         raise UserError("The split has no examples to train or evaluate on; it needs at least one.")
-    inputs, truncated_inputs = encode_inputs(
-        [text for text, _ in pairs],
-        tokenizer,
-        config,
-        max_input_length,
-        truncate,
-        keep_suffix=keep_suffix,
+    return TokenizedExamples(
+        inputs=np.frombuffer(input_ids, np.int32),
+        input_offsets=np.frombuffer(input_offsets, np.int64),
+        targets=np.frombuffer(target_ids, np.int32),
+        target_offsets=np.frombuffer(target_offsets, np.int64),
+        truncated_inputs=truncated_inputs,
+        truncated_targets=truncated_targets,
     )
-    # Labels repeat: each different target is tokenised once.
-    unique = list(dict.fromkeys(target for _, target in pairs))
+
+
+def _chunks(pairs: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    chunk, size = [], 0
+    for pair in pairs:
+        chunk.append(pair)
+        size += len(pair[0]) + len(pair[1])
+        if len(chunk) == _CHUNK_ROWS or size >= _CHUNK_CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _append(rows: Sequence[Sequence[int]], flat: array, offsets: array) -> None:
+    ids, more = _flatten(rows)
+    flat.frombytes(ids.tobytes())
+    offsets.frombytes((offsets[-1] + more[1:]).tobytes())
+
+
+def _targets_with_end(
+    targets: Iterable[str],
+    tokenizer: Any,
+    config: TokenConfig,
+    max_length: int,
+    labels: Sequence[str],
+) -> tuple[dict[str, list[int]], set[str]]:
+    """The ids of each target with its end of sequence, and the targets that had to be cut."""
     eos = _eos(config)
-    by_target = {}
-    cut = set()
+    unique = list(targets)
+    by_target, cut = {}, set()
     for target, ids in zip(unique, encode_targets(unique, tokenizer, config), strict=True):
-        if len(ids) + 1 > max_target_length:
+        if len(ids) + 1 > max_length:
             if target in labels:
                 raise UserError(
                     f"The label {target!r} has {len(ids) + 1} tokens with its end of sequence; "
-                    f"raise max_target_length, which is {max_target_length}."
+                    f"raise max_target_length, which is {max_length}."
                 )
             cut.add(target)
-        by_target[target] = [*ids[: max_target_length - 1], eos]
-    flat_inputs, input_offsets = _flatten(inputs)
-    flat_targets, target_offsets = _flatten([by_target[target] for _, target in pairs])
-    return TokenizedExamples(
-        inputs=flat_inputs,
-        input_offsets=input_offsets,
-        targets=flat_targets,
-        target_offsets=target_offsets,
-        truncated_inputs=truncated_inputs,
-        truncated_targets=sum(target in cut for _, target in pairs),
-    )
+        by_target[target] = [*ids[: max_length - 1], eos]
+    return by_target, cut
 
 
 def encode_inputs(
@@ -154,6 +204,7 @@ def encode_inputs(
     truncate: Literal["end", "start"] = "end",
     *,
     keep_suffix: str = "",
+    first_row: int = 0,
 ) -> tuple[list[list[int]], int]:
     """The ids of inputs, special tokens included.
 
@@ -165,6 +216,7 @@ def encode_inputs(
         truncate: which end of an input that is too long is cut; special tokens stay.
         keep_suffix: when the end of an input that closes with this text is cut, the cut is made
             before it ("review: … sentiment:" stays a question).
+        first_row: number of the first text in its split, for errors.
 
     Returns:
         One list of ids an input, none of them empty, and how many were cut.
@@ -186,8 +238,8 @@ def encode_inputs(
     for row, ids in enumerate(contents):
         if not (front or ids or end):
             raise UserError(
-                f"Input {row} (counted from 0) is {texts[row]!r}, which has no tokens; fill it in "
-                "or remove the row."
+                f"Input {first_row + row} (counted from 0) is {texts[row]!r}, which has no tokens; "
+                "fill it in or remove the row."
             )
         if room is not None and len(ids) > room:
             truncated += 1

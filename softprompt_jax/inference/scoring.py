@@ -13,6 +13,7 @@ from softprompt_jax.prompts.prompted_model import (
     causal_target_logits,
     decode,
     encode,
+    target_logits,
 )
 
 
@@ -69,3 +70,20 @@ def choice_log_likelihoods(
     tokens = jnp.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
     real = jnp.tile(choice_mask_CxT, (rows, 1))
     return jnp.sum(jnp.where(real, tokens, 0.0), axis=1).reshape(rows, choices)
+
+
+def target_log_likelihoods(model: Any, batch: Batch, prompt: AnyPrompt) -> Float[Array, " B"]:
+    """Log-likelihood of each row's own target, summed over its real tokens.
+
+    Args:
+        model: `T5`, `Llama` or `GPT2`.
+        batch: `inputs`, `input_mask`, `targets` and `target_mask`, [B, S] and [B, T], padded on the
+            right.
+        prompt: one prompt for all rows, one a row, or None.
+
+    Returns:
+        float32 [B], in nats; 0 for a row without a target.
+    """
+    log_probs = jax.nn.log_softmax(target_logits(model, batch, prompt))
+    tokens = jnp.take_along_axis(log_probs, batch["targets"][..., None], axis=-1)[..., 0]
+    return jnp.sum(jnp.where(batch["target_mask"], tokens, 0.0), axis=1)

@@ -1,6 +1,6 @@
-"""Scoring a split of a task, by the likeliest label or by greedy text."""
+"""Scoring a split of a task: by the likeliest label, by greedy text, or by the likelihood."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,25 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from softprompt_jax.data import (
-    Shape,
-    TokenizedExamples,
-    encode_choices,
-    evaluation_batches,
-)
+from softprompt_jax.data import Shape, encode_choices, evaluation_batches
+from softprompt_jax.data.splits import Split
 from softprompt_jax.data.tokenization import pad_rows
 from softprompt_jax.inference.decoding import greedy
-from softprompt_jax.inference.scoring import choice_log_likelihoods
+from softprompt_jax.inference.scoring import choice_log_likelihoods, target_log_likelihoods
 from softprompt_jax.prompts.prompted_model import Batch, PromptedModel
 from softprompt_jax.tasks import Task
 from softprompt_jax.training.parallel import Device, pmap_rows, shard_rows
 
 
 class Evaluator:
-    """Predicts and scores splits of one task; compiled once a shape for all of them.
+    """Predicts and scores splits of tasks; compiled once a shape for all that predict alike.
 
     Args:
-        task: says how to predict (`score` or `generate`) and which metrics to take.
         graphdef: of the `PromptedModel`.
         config: of the model.
         tokenizer: of the model.
@@ -38,7 +33,6 @@ class Evaluator:
 
     def __init__(
         self,
-        task: Task,
         graphdef: Any,
         config: Any,
         tokenizer: Any,
@@ -48,56 +42,91 @@ class Evaluator:
         max_target_length: int,
         devices: Sequence[Device],
     ):
-        self._task = task
+        self._config = config
         self._tokenizer = tokenizer
         self._shapes = shapes
         self._devices = len(devices)
         self._batch_size = -(-batch_size // len(devices)) * len(devices)
-        choices = None
-        if task.evaluation == "score":
-            choices = pad_rows(encode_choices(task.labels, tokenizer, config))
 
-        def predict(model: PromptedModel, rows: Batch) -> Any:
-            if choices is None:
-                return greedy(model.model, rows, model.vectors, max_target_length)
-            ids, mask = map(jnp.asarray, choices)
-            scores = choice_log_likelihoods(model.model, rows, ids, mask, model.vectors)
-            return jnp.argmax(scores, axis=1)
+        def mapped(predict: Callable[[PromptedModel, Batch, Any], Any]) -> Callable[..., Any]:
+            return pmap_rows(
+                lambda trainable, frozen, rows, shared: predict(
+                    nnx.merge(graphdef, trainable, frozen), rows, shared
+                ),
+                devices,
+            )
 
-        self._predict = pmap_rows(
-            lambda trainable, frozen, rows: predict(nnx.merge(graphdef, trainable, frozen), rows),
-            devices,
+        self._generate = mapped(
+            lambda model, rows, _: greedy(model.model, rows, model.vectors, max_target_length)
+        )
+        self._score = mapped(
+            lambda model, rows, choices: jnp.argmax(
+                choice_log_likelihoods(model.model, rows, choices[0], choices[1], model.vectors),
+                axis=1,
+            )
+        )
+        self._likelihood = mapped(
+            lambda model, rows, _: target_log_likelihoods(model.model, rows, model.vectors)
         )
 
     def __call__(
-        self, trainable: Any, frozen: Any, examples: TokenizedExamples, targets: Sequence[str]
+        self,
+        trainable: Any,
+        frozen: Any,
+        task: Task,
+        split: Split,
+        renamed: Mapping[str, str] | None = None,
     ) -> dict[str, float]:
         """The task's metrics over a split; every example counts once, whatever the devices.
-
-        Everything is queued first and fetched in one go, so that the devices never wait.
 
         Args:
             trainable: on the devices, as `partition.split` gives it.
             frozen: likewise.
-            examples: the split's tokens.
-            targets: the split's target texts.
+            task: says how to predict and which metrics to take.
+            split: of the task, or of another one for transfer.
+            renamed: from the words that the prompt was trained to say to those of the task, where
+                they differ.
         """
-        indexes, outputs = [], []
-        for batch, index in evaluation_batches(examples, self._shapes, self._batch_size):
-            rows = {name: batch[name] for name in ("inputs", "input_mask")}
-            outputs.append(self._predict(trainable, frozen, shard_rows(rows, self._devices)))
-            indexes.append(index)
-        fetched = jax.device_get(outputs)
-        predictions = [""] * len(examples)
-        for index, output in zip(indexes, fetched, strict=True):
-            rows = output.reshape(len(index), *output.shape[2:])
-            for i, text in zip(index, self._texts(rows), strict=True):
-                if i >= 0:
-                    predictions[i] = text
-        return self._task.evaluate(predictions, targets)
+        if task.evaluation == "likelihood":
+            values = self._rows(self._likelihood, trainable, frozen, split, None)
+            # Targets end where they were cut; what was cut is not judged.
+            tokens = float(split.examples.target_lengths.sum())
+            log_likelihood = float(values.astype(np.float64).sum()) / tokens
+            return {"log_likelihood": log_likelihood, "perplexity": float(np.exp(-log_likelihood))}
+        names = dict(renamed or {})
+        if task.evaluation == "score":
+            said = {label: name for name, label in names.items()}
+            labels = [said.get(label, label) for label in task.labels]
+            choices = pad_rows(encode_choices(labels, self._tokenizer, self._config))
+            best = self._rows(self._score, trainable, frozen, split, choices)
+            predictions = [task.labels[choice] for choice in best]
+        else:
+            ids = self._rows(self._generate, trainable, frozen, split, None)
+            texts: list[str] = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
+            texts = [text.strip() for text in texts]
+            predictions = [names.get(text, text) for text in texts]
+        return task.evaluate(predictions, split.references)
 
-    def _texts(self, rows: np.ndarray) -> list[str]:
-        if self._task.evaluation == "score":
-            return [self._task.labels[choice] for choice in rows]
-        texts = self._tokenizer.batch_decode(rows, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+    def _rows(
+        self, predict: Callable[..., Any], trainable: Any, frozen: Any, split: Split, shared: Any
+    ) -> np.ndarray:
+        """What `predict` gives for each row of the split, in order: `[rows, ...]`.
+
+        Everything is queued first and fetched in one go, so that the devices never wait.
+        """
+        names = ["inputs", "input_mask"]
+        if predict is self._likelihood:
+            names += ["targets", "target_mask"]
+        indexes, outputs = [], []
+        for batch, index in evaluation_batches(split.examples, self._shapes, self._batch_size):
+            rows = shard_rows({name: batch[name] for name in names}, self._devices)
+            outputs.append(predict(trainable, frozen, rows, shared))
+            indexes.append(index)
+        fetched = [
+            output.reshape(len(index), *output.shape[2:])
+            for index, output in zip(indexes, jax.device_get(outputs), strict=True)
+        ]
+        values, index = np.concatenate(fetched), np.concatenate(indexes)
+        result = np.zeros((len(split.examples), *values.shape[1:]), values.dtype)
+        result[index[index >= 0]] = values[index >= 0]
+        return result

@@ -70,8 +70,8 @@ class RunLog:
 
 
 def _stays(line: Mapping[str, Any], first_step: int) -> bool:
-    tells_of_test = any(name.startswith("test/") for name in line)
-    return 0 < first_step >= line["step"] and not tells_of_test
+    tells_of_the_end = any(name.startswith(("test/", "evaluate_on/")) for name in line)
+    return 0 < first_step >= line["step"] and not tells_of_the_end
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -6,35 +6,31 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 
 from softprompt_jax.config import RunConfig, check
-from softprompt_jax.data import (
-    BatchStream,
-    encode_choices,
-    plan_shapes,
-)
+from softprompt_jax.data import BatchStream
+from softprompt_jax.data.cache import TokenCache
+from softprompt_jax.data.preparation import prepare_data
+from softprompt_jax.data.report import describe_run
+from softprompt_jax.data.splits import cache_folder
 from softprompt_jax.models import LanguageModel, resolve_model
 from softprompt_jax.prompts import PromptedModel
+from softprompt_jax.tasks import rename_labels
 from softprompt_jax.training import parallel, partition
 from softprompt_jax.training.checkpointing import Checkpoints
 from softprompt_jax.training.evaluation import Evaluator
 from softprompt_jax.training.interrupt import Interrupt
 from softprompt_jax.training.logging import RunLog
 from softprompt_jax.training.setup import (
-    Split,
     check_freeze,
     check_prompt,
     prepare_step,
     resolve_dtype,
-    task_from_options,
-    tokenize_split,
+    tasks_from_options,
+    transfer_tasks,
 )
 from softprompt_jax.training.workdir import Progress, TrainResult, Workdir
-
-# Evaluation is a small part of a run: more shapes would take longer to compile than they save.
-EVALUATION_SHAPES = 3
 
 
 class DivergedError(RuntimeError):
@@ -67,9 +63,9 @@ def train(config: RunConfig) -> TrainResult:
         config.parallel.devices, options.batch_size, options.accumulation
     )
     files = resolve_model(config.model.name)
-    task = task_from_options(config.task)
+    tasks, transfer = tasks_from_options(config.task), transfer_tasks(config)
     if options.method == "prompt_tuning":
-        check_prompt(config, files.config, task)
+        check_prompt(config, files.config, tasks)
     if options.freeze:
         check_freeze(config, files.config)
     workdir = Workdir(config)
@@ -79,32 +75,18 @@ def train(config: RunConfig) -> TrainResult:
 
     # ----------------------------------------------------------------------------- data
     tokenizer = files.load_tokenizer()
-    splits = {
-        name: tokenize_split(config.task, task, name, tokenizer, files.config)
-        for name in dict.fromkeys(("train", "validation", *task.splits))
-    }
-    if task.evaluation == "score":
-        model_config: Any = files.config
-        encode_choices(task.labels, tokenizer, model_config)  # refuses labels that look the same
-    examples = splits["train"].examples
-    shapes = plan_shapes(examples.input_lengths, examples.target_lengths, options.max_shapes)
-    held_out = [split.examples for name, split in splits.items() if name != "train"]
-    evaluation_shapes = plan_shapes(
-        np.concatenate([split.input_lengths for split in held_out]),
-        np.concatenate([split.target_lengths for split in held_out]),
-        min(EVALUATION_SHAPES, options.max_shapes),
-    )
+    cache = TokenCache(cache_folder(config.task, config.workdir))
+    data = prepare_data(config, tasks, transfer, tokenizer, files.config, cache)
 
     # ----------------------------------------------------------------- model and state
     model = files.load(resolve_dtype(config))
     _ = model.fingerprint  # kept from now on: model tuning gives the memory of these weights away
-    graphdef, is_trained, frozen, state, train_step = prepare_step(config, model, task, devices)
+    graphdef, is_trained, frozen, state, train_step = prepare_step(config, model, tasks, devices)
     evaluate = Evaluator(
-        task,
         graphdef,
         files.config,
         tokenizer,
-        shapes=evaluation_shapes,
+        shapes=data.evaluation_shapes,
         batch_size=options.evaluate_batch_size or options.batch_size,
         max_target_length=config.task.max_target_length,
         devices=devices,
@@ -117,19 +99,41 @@ def train(config: RunConfig) -> TrainResult:
         state, saved = checkpoints.restore(state)
         progress, step = Progress(**saved), int(state.step)
     seconds_before = progress.seconds
-    stream = BatchStream(examples, shapes, options.batch_size, config.seed, position=step)
+    stream = BatchStream(
+        data.examples,
+        data.shapes,
+        options.batch_size,
+        config.seed,
+        position=step,
+        mixing=data.mixing,
+    )
     log = RunLog(workdir.path, step, options.steps)
-    log.say(_overview(config, model, state.trainable, frozen, splits, shapes, len(devices)))
+    log.say(_overview(config, model, state.trainable, frozen, len(devices)))
+    log.say(describe_run(config, tasks, transfer, data))
     if step:
         log.say(f"Resuming after step {step}.")
 
+    def evaluate_split(trainable: Any, name: str) -> tuple[dict[str, float], float]:
+        """The metrics of every task that has the split, by full name, and their mean."""
+        named, values = {}, []
+        for task, splits in zip(tasks, data.splits, strict=True):
+            if name in splits:
+                split = splits[name]
+                if name == "validation":
+                    split = split.first(options.evaluate_examples)
+                metrics = evaluate(trainable, frozen, task, split)
+                place = f"{name}/{task.name}" if len(tasks) > 1 else name
+                named |= {f"{place}/{metric}": value for metric, value in metrics.items()}
+                values.append(task.main_value(metrics))
+        mean = sum(values) / len(values) if values else float("nan")
+        if len(tasks) > 1:
+            named[f"{name}/mean"] = mean
+        return named, mean
+
     def evaluate_and_keep_best() -> None:
-        split = splits["validation"].first(options.evaluate_examples)
-        metrics = evaluate(state.trainable, frozen, split.examples, split.targets)
-        named = {f"validation/{name}": value for name, value in metrics.items()}
-        value = metrics[task.metrics[0]]
+        named, value = evaluate_split(state.trainable, "validation")
         log.write(step, named)
-        log.advance(step, **{task.metrics[0]: f"{value:.3f}"})
+        log.advance(step, validation=f"{value:.3f}")
         progress.evaluations_since_best += 1
         if progress.best_value is None or value > progress.best_value:
             progress.best_value, progress.best_step, progress.best_metrics = value, step, named
@@ -138,7 +142,9 @@ def train(config: RunConfig) -> TrainResult:
 
     def keep_best() -> None:
         best = nnx.merge(graphdef, state.trainable, frozen)
-        workdir.save_best(best, model, task.name, task.labels, progress)
+        labels = {task.labels for task in tasks}
+        shared = labels.pop() if len(labels) == 1 else ()
+        workdir.save_best(best, model, config.task.name, shared, progress)
 
     def save_checkpoint() -> None:
         progress.seconds = seconds_before + time.monotonic() - started
@@ -222,15 +228,19 @@ def train(config: RunConfig) -> TrainResult:
                 return workdir.interrupted(progress)
             if progress.stopped_early:
                 log.say(f"Stopped early: nothing better since step {progress.best_step}.")
-            if "test" in splits:
+            tested = any("test" in splits for splits in data.splits)
+            if tested or transfer:
                 module, prompt = workdir.load_best()
                 best = PromptedModel(
                     module or model.module, None if prompt is None else prompt.vectors
                 )
                 best_trainable = parallel.replicate(partition.split(best, is_trained)[1], devices)
-                test = splits["test"]
-                metrics = evaluate(best_trainable, frozen, test.examples, test.targets)
-                named = {f"test/{name}": value for name, value in metrics.items()}
+                named = evaluate_split(best_trainable, "test")[0] if tested else {}
+                for task, split in zip(transfer, data.transfer, strict=True):
+                    renamed = rename_labels(config.task.name, task.name)
+                    metrics = evaluate(best_trainable, frozen, task, split, renamed)
+                    place = f"evaluate_on/{task.name}"
+                    named |= {f"{place}/{metric}": value for metric, value in metrics.items()}
                 progress.best_metrics |= named
                 log.write(step, named)
             progress.seconds = seconds_before + time.monotonic() - started
@@ -249,21 +259,14 @@ def _overview(
     model: LanguageModel,
     trainable: Any,
     frozen: Any,
-    splits: Mapping[str, Split],
-    shapes: Any,
     devices: int,
 ) -> str:
-    """What is about to run, in a few lines."""
+    """What is about to run, in one line."""
 
     def size(tree: Any) -> int:
         return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
-    rows = ", ".join(f"{len(split.examples):,} {name}" for name, split in splits.items())
-    cut = splits["train"].examples.truncated_inputs
     return (
         f"{model.name} ({size(frozen):,} parameters frozen, {size(trainable):,} trained, "
-        f"{resolve_dtype(config)}) on {devices} {jax.default_backend()} device(s)\n"
-        f"{config.task.name}: {rows}; {cut:,} training inputs cut at "
-        f"{config.task.max_input_length} tokens; batches of {config.train.batch_size} in "
-        f"{len(shapes)} shapes, up to {shapes[-1].inputs} + {shapes[-1].targets} tokens"
+        f"{resolve_dtype(config)}) on {devices} {jax.default_backend()} device(s)"
     )

@@ -60,8 +60,12 @@ def pmap_step(step: Callable[..., Any], devices: Sequence[Device]) -> Callable[.
 
 
 def pmap_rows(function: Callable[..., Any], devices: Sequence[Device]) -> Callable[..., Any]:
-    """Maps `function(state, frozen, rows)` over rows, without communication: `[devices, ...]`."""
-    return jax.pmap(function, axis_name=AXIS, in_axes=(None, None, 0), devices=list(devices))
+    """Maps `function(state, frozen, rows, shared)` over rows, without communication.
+
+    What comes out has a leading device axis, as the rows have; `shared` is the same for all.
+    """
+    axes = (None, None, 0, None)
+    return jax.pmap(function, axis_name=AXIS, in_axes=axes, devices=list(devices))
 
 
 def replicate(tree: Any, devices: Sequence[Device]) -> Any:

@@ -1,4 +1,4 @@
-"""From a config to the parts of a run: its task, its tokens, its prompt's start.
+"""From a config to the parts of a run: its tasks, its prompt's start, its step.
 
 What can be refused before the model's weights are read is refused here.
 """
@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from softprompt_jax.config import RunConfig, TaskOptions
-from softprompt_jax.data import TokenizedExamples, tokenize_pairs
+from softprompt_jax.config import RunConfig, TaskOptions, parse_mixture
 from softprompt_jax.errors import UserError
 from softprompt_jax.models import LanguageModel
 from softprompt_jax.models.families import build_module
@@ -24,60 +23,53 @@ from softprompt_jax.training.optimizers import make_optimizer
 from softprompt_jax.training.step import TrainState, init_state, make_train_step
 
 
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """One split, ready to be batched: its tokens, and its target texts for the metrics."""
-
-    examples: TokenizedExamples
-    targets: list[str]
-
-    def first(self, count: int | None) -> "Split":
-        """The first examples; None: all."""
-        if count is None or count >= len(self.examples):
-            return self
-        return Split(self.examples.first(count), self.targets[:count])
-
-
-def task_from_options(options: TaskOptions) -> Task:
-    """The built-in task of this name, or the one made of the user's files.
+def tasks_from_options(options: TaskOptions) -> list[Task]:
+    """The tasks to train on: the built-in one of this name, those of a mixture, or one of files.
 
     Raises:
-        UserError: there is no such task, or its files do not make one.
+        UserError: there is no such task, its files do not make one, or its data cannot be read
+            here.
     """
-    asked: dict[str, Any] = {"evaluation": options.evaluation}
-    files = ("train_file", "validation_file", "test_file", "input_template", "labels")
-    if any(getattr(options, name) is not None for name in files):
-        for name in (*files, "input_column", "target_column"):
+    asked: dict[str, Any] = {"evaluation": options.evaluation, "data_dir": options.data_dir}
+    if options.mixture:
+        names, _ = parse_mixture(options.mixture)
+        return [_get_task(name, asked) for name in names]
+    files = ("train_file", "validation_file", "test_file")
+    extras = ("input_template", "text_column", "answer_separator", "labels", "metrics")
+    if any(getattr(options, name) is not None for name in (*files, *extras)):
+        for name in (*files, *extras, "input_column", "target_column"):
             asked[name] = getattr(options, name)
-    return get_task(options.name, **asked)
+    return [_get_task(options.name, asked)]
 
 
-def tokenize_split(
-    options: TaskOptions, task: Task, name: str, tokenizer: Any, config: Any
-) -> Split:
-    """One split of a task, as training and evaluation read it."""
-    pairs = [
-        pair
-        for example in task.split(name)
-        for pair in task.text_pairs(example, task_prefix=options.task_prefix)
-    ]
-    examples = tokenize_pairs(
-        pairs,
-        tokenizer,
-        config,
-        options.max_input_length,
-        options.max_target_length,
-        task.truncate,
-        keep_suffix=task.input_suffix,
-        labels=task.labels,
-    )
-    return Split(examples, [target for _, target in pairs])
+def transfer_tasks(config: RunConfig) -> list[Task]:
+    """The tasks of `evaluate_on`.
+
+    Raises:
+        UserError: as `tasks_from_options`.
+    """
+    options = config.task
+    asked = {"evaluation": options.evaluation, "data_dir": options.data_dir}
+    return [_get_task(name, asked) for name in config.evaluate_on]
 
 
-def check_prompt(config: RunConfig, model_config: Any, task: Task) -> None:
+def _get_task(name: str, options: dict[str, Any]) -> Task:
+    task = get_task(name, **options)
+    if task.check is not None:
+        task.check()
+    return task
+
+
+def start_words(tasks: Sequence[Task]) -> tuple[str, ...]:
+    """What a prompt with init="class_labels" starts from: labels, else the tasks' own words."""
+    words = [word for task in tasks for word in task.labels or task.init_words]
+    return tuple(dict.fromkeys(words))
+
+
+def check_prompt(config: RunConfig, model_config: Any, tasks: Sequence[Task]) -> None:
     """Finds a prompt that cannot start before the model's weights are read."""
     if config.prompt.init == "class_labels":
-        initializers.check_labels(config.prompt.length, task.labels)
+        initializers.check_labels(config.prompt.length, start_words(tasks))
     elif config.prompt.init == "file":
         load_vectors(config.prompt.file or "", config.prompt.length, model_config)
     limit = model_config.max_positions
@@ -105,7 +97,7 @@ def check_freeze(config: RunConfig, model_config: Any) -> None:
     partition.check_freeze(nnx.eval_shape(build), config.train.method, config.train.freeze)
 
 
-def initial_vectors(config: RunConfig, model: LanguageModel, task: Task) -> Any:
+def initial_vectors(config: RunConfig, model: LanguageModel, tasks: Sequence[Task]) -> Any:
     """The prompt's start, float32 `[length, d_model]`; None for model tuning."""
     if config.train.method == "model_tuning":
         return None
@@ -114,7 +106,7 @@ def initial_vectors(config: RunConfig, model: LanguageModel, task: Task) -> Any:
         model,
         options.length,
         options.init,
-        labels=task.labels,
+        labels=start_words(tasks),
         text=options.text,
         file=options.file,
         vocab=options.vocab,
@@ -142,11 +134,14 @@ class Prepared(NamedTuple):
 
 
 def prepare_step(
-    config: RunConfig, model: LanguageModel, task: Task, devices: Sequence[parallel.Device]
+    config: RunConfig,
+    model: LanguageModel,
+    tasks: Sequence[Task],
+    devices: Sequence[parallel.Device],
 ) -> Prepared:
     """Splits model and prompt, and wraps the step; training and its benchmark share this."""
     options = config.train
-    prompted = PromptedModel(model.module, initial_vectors(config, model, task))
+    prompted = PromptedModel(model.module, initial_vectors(config, model, tasks))
     is_trained = partition.trainable_filter(options.method, options.freeze)
     graphdef, trainable, frozen = partition.split(prompted, is_trained)
     optimizer = partition.masked(

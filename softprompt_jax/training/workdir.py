@@ -18,7 +18,15 @@ from softprompt_jax.version import __version__
 
 # Settings that a resumed run may change: how far it goes, what it tells and where it runs, not what
 # a step computes.
-MAY_DIFFER = {"workdir", "resume", "train.steps", "train.log_every", "parallel.devices"}
+MAY_DIFFER = {
+    "workdir",
+    "resume",
+    "train.steps",
+    "train.log_every",
+    "parallel.devices",
+    "task.data_dir",
+    "task.cache_dir",
+}
 
 
 @dataclasses.dataclass
@@ -26,7 +34,7 @@ class Progress:
     """What the loop knows beside the devices' state; in every checkpoint, and in the result.
 
     Attributes:
-        best_value: the task's first metric at the best evaluation so far.
+        best_value: the mean of the tasks' metrics at the best evaluation so far.
         best_step: step of that evaluation.
         best_metrics: all metrics of it, by split and name, and in the end those of the test split.
         evaluations_since_best: evaluations without a better one, for early stopping.
@@ -107,7 +115,9 @@ class Workdir:
                         "--resume never to continue it."
                     )
                 _check_same(before, config, self.path)
-        elif self.path.is_dir() and any(path.name[0] != "." for path in self.path.iterdir()):
+        elif self.path.is_dir() and any(
+            path.name[0] != "." and path.name != "cache" for path in self.path.iterdir()
+        ):
             raise UserError(f"{self.path} is not empty and holds no run; choose another --workdir.")
         try:
             self.path.mkdir(parents=True, exist_ok=True)

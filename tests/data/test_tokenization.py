@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from softprompt_jax.data import (
+    TokenizedExamples,
     encode_choices,
     encode_inputs,
     encode_targets,
+    tokenization,
     tokenize_pairs,
 )
 from softprompt_jax.errors import UserError
@@ -148,6 +150,45 @@ def test_empty_inputs(byte_bpe, causal, t5_like, encoder_decoder, llama_like, ca
     assert encode_inputs([""], llama_like, causal_sp) == ([[3]], 0)
     with pytest.raises(UserError, match="no examples"):
         tokenize_pairs([], byte_bpe, causal, 10, 10)
+
+
+@pytest.mark.parametrize(("rows", "characters"), [(1, 2**20), (7, 2**20), (8192, 50), (30, 200)])
+def test_chunks_change_nothing(byte_bpe, causal, monkeypatch, rows, characters):
+    pairs = [(f"{TEXTS[i % 5]} {i}", f"{TARGETS[i % 5]} {i // 7}") for i in range(60)]
+    lists = [
+        encode_inputs([text for text, _ in pairs], byte_bpe, causal, 7, "start")[0],
+        [
+            [*ids[:3], 0]
+            for ids in encode_targets([target for _, target in pairs], byte_bpe, causal)
+        ],
+    ]
+    expected = TokenizedExamples.from_rows(*lists)
+    monkeypatch.setattr(tokenization, "_CHUNK_ROWS", rows)
+    monkeypatch.setattr(tokenization, "_CHUNK_CHARACTERS", characters)
+    examples = tokenize_pairs(iter(pairs), byte_bpe, causal, 7, 4, "start")
+    for name in ("inputs", "input_offsets", "targets", "target_offsets"):
+        np.testing.assert_array_equal(getattr(examples, name), getattr(expected, name))
+        assert getattr(examples, name).dtype == getattr(expected, name).dtype
+    uncut = tokenize_pairs(pairs, byte_bpe, causal, 100, 100)
+    assert examples.truncated_inputs == (uncut.input_lengths > 7).sum() > 0
+    assert examples.truncated_targets == (uncut.target_lengths > 4).sum() > 0
+
+
+def test_pairs_are_taken_a_chunk_at_a_time(byte_bpe, causal, monkeypatch):
+    monkeypatch.setattr(tokenization, "_CHUNK_ROWS", 10)
+    taken = 0
+
+    def pairs():
+        nonlocal taken
+        for _ in range(1000):
+            taken += 1
+            yield ("a", "b") if taken != 25 else ("", "b")
+
+    with pytest.raises(UserError, match=r"Input 24 \(counted from 0\) is '', which has no tokens"):
+        tokenize_pairs(pairs(), byte_bpe, causal, 10, 10)
+    assert taken == 30
+    with pytest.raises(UserError, match="no examples"):
+        tokenize_pairs(iter(()), byte_bpe, causal, 10, 10)
 
 
 def test_choices(byte_bpe, causal, t5_like, encoder_decoder):

@@ -91,8 +91,8 @@ def test_a_tuned_t5_and_then_a_prompt_on_it(tmp_path):
         validation_file=task.validation_file,
         evaluation="generate",
     )
-    pairs = [held_out.text_pairs(row, False)[0] for row in held_out.split("validation")]
-    texts, targets = map(list, zip(*pairs, strict=True))
+    rows = [held_out.evaluation_rows(row, False)[0] for row in held_out.split("validation")]
+    texts, targets = map(list, zip(*rows, strict=True))
     tuned = sp.load_model(str(best))
 
     def accuracy(prompt):

@@ -162,10 +162,9 @@ def test_a_run_that_never_started_leaves_its_folder_free(config, folder):
 def test_a_task_without_validation_split_is_refused(config, monkeypatch, folder):
     from softprompt_jax.training import loop
 
-    task = loop.task_from_options(config.task)
-    monkeypatch.setattr(
-        loop, "task_from_options", lambda _: changed(task, splits=("train", "test"))
-    )
+    (task,) = loop.tasks_from_options(config.task)
+    without = changed(task, splits=("train", "test"))
+    monkeypatch.setattr(loop, "tasks_from_options", lambda _: [without])
     with pytest.raises(UserError, match="has no 'validation' split"):
         train(changed(config, workdir=str(folder / "no-validation")))
 

@@ -1,0 +1,198 @@
+"""Runs of several tasks: mixtures, transfer to other tasks, ways to evaluate, kept tokens."""
+
+import json
+
+import pytest
+from small_runs import changed, sentiment_rows, small_config
+
+import softprompt_jax as sp
+from softprompt_jax.data import splits as data_splits
+from softprompt_jax.errors import UserError
+from softprompt_jax.tasks import Reference, Task, rename_labels, task
+
+LABELS = ("negative", "positive")
+
+
+@pytest.fixture(autouse=True)
+def registry(monkeypatch):
+    monkeypatch.setattr(task, "_FACTORIES", dict(task._FACTORIES))
+
+
+def register(name, count, *, labels=LABELS, splits=("train", "validation"), **options):
+    """A task of the small runs' rows, its labels perhaps under other names."""
+    names = dict(zip(LABELS, labels, strict=True))
+    rows = {split: sentiment_rows(count, seed) for seed, split in enumerate(splits)}
+
+    def pairs(example):
+        return [(example["input"], names[example["target"]])]
+
+    fields = {"labels": labels, **options}
+    sp.register_task(
+        name,
+        lambda: Task(
+            name=name,
+            load=rows.__getitem__,
+            pairs=pairs,
+            splits=splits,
+            **fields,
+        ),
+    )
+
+
+def lines(config):
+    path = f"{config.workdir}/metrics.jsonl"
+    with open(path) as file:
+        return [json.loads(line) for line in file]
+
+
+@pytest.mark.slow
+def test_a_mixture_trains_on_all_and_evaluates_each(tmp_path):
+    register("mix/large", 24)
+    register("mix/small", 4)
+    config = small_config(
+        tmp_path,
+        task__train_file=None,
+        task__validation_file=None,
+        task__name="both",
+        task__mixture=("mix/large=1", "mix/small=3"),
+        task__task_prefix=True,
+        train__steps=4,
+    )
+    result = sp.train(config)
+    metrics = result.metrics
+    assert set(metrics) == {
+        f"validation/mix/{name}/{metric}"
+        for name in ("large", "small")
+        for metric in ("accuracy", "outside_labels")
+    } | {"validation/mean"}
+    mean = (metrics["validation/mix/large/accuracy"] + metrics["validation/mix/small/accuracy"]) / 2
+    assert metrics["validation/mean"] == pytest.approx(mean)
+    assert result.best_prompt is not None
+    assert result.best_prompt.card["task"] == "both"
+    assert result.best_prompt.card["labels"] == list(LABELS)
+
+
+@pytest.mark.slow
+def test_the_best_prompt_is_scored_on_other_tasks(tmp_path):
+    """A tuned model that says "positive" is judged by words that mean the same elsewhere."""
+    register("glue/source", 24)
+    # The same rows in every respect, but for the label words.
+    register("glue/target", 24, labels=("bad", "good"))
+    config = small_config(
+        tmp_path,
+        task__train_file=None,
+        task__validation_file=None,
+        task__name="glue/source",
+        train__method="model_tuning",
+        train__steps=30,
+        optimizer__learning_rate=0.01,
+        evaluate_on=("glue/source", "glue/target"),
+    )
+    plain = sp.train(config).metrics
+    assert plain["evaluate_on/glue/source/accuracy"] == plain["validation/accuracy"] > 0.6
+
+    renamed = {"negative": "bad", "positive": "good"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "softprompt_jax.training.loop.rename_labels",
+            lambda source, target: renamed if target == "glue/target" else None,
+        )
+        again = sp.train(changed(config, workdir=str(tmp_path / "renamed"))).metrics
+    assert again["evaluate_on/glue/target/accuracy"] == again["validation/accuracy"]
+    assert again["evaluate_on/glue/target/outside_labels"] == 0
+    assert lines(config)[-1]["evaluate_on/glue/source/accuracy"] > 0.6
+
+
+def test_the_paper_s_rename():
+    assert rename_labels("glue/qqp", "glue/mrpc") == {
+        "duplicate": "equivalent",
+        "not_duplicate": "not_equivalent",
+    }
+
+
+@pytest.mark.slow
+def test_evaluation_by_likelihood_and_by_text(tmp_path):
+    register("text/likely", 24, labels=LABELS, evaluation="likelihood", metrics=("log_likelihood",))
+    config = small_config(
+        tmp_path,
+        task__train_file=None,
+        task__validation_file=None,
+        task__name="text/likely",
+        train__steps=8,
+        train__evaluate_first=True,
+    )
+    result = sp.train(config)
+    evaluations = [line for line in lines(config) if "validation/perplexity" in line]
+    assert [line["step"] for line in evaluations] == [0, 4, 8]
+    values = [line["validation/log_likelihood"] for line in evaluations]
+    assert result.metrics["validation/log_likelihood"] == max(values)
+    assert values[-1] > values[0]
+
+    register(
+        "text/several",
+        24,
+        labels=LABELS,
+        evaluation="generate",
+        questions=lambda example: [(example["input"], Reference(LABELS))],
+        metrics=("exact_match",),
+    )
+    config = changed(config, task__name="text/several", workdir=str(tmp_path / "several"))
+    metrics = sp.train(changed(config, train__method="model_tuning", train__steps=20)).metrics
+    # Whatever of the two it says is accepted, and what is neither is counted.
+    outside = metrics["validation/outside_labels"]
+    assert metrics["validation/exact_match"] == pytest.approx(1 - outside / 24)
+
+
+def test_tokens_are_kept_for_the_next_run(tmp_path, monkeypatch):
+    config = small_config(tmp_path, train__steps=1, task__cache_dir=str(tmp_path / "tokens"))
+    first = sp.train(config)
+    assert len(list((tmp_path / "tokens").iterdir())) == 2
+
+    def never(*_args, **_options):
+        raise AssertionError("tokenised anew")
+
+    monkeypatch.setattr(data_splits, "tokenize_pairs", never)
+    second = sp.train(changed(config, workdir=str(tmp_path / "again")))
+    assert second.metrics == first.metrics
+    with pytest.raises(AssertionError, match="tokenised anew"):
+        sp.train(changed(config, workdir=str(tmp_path / "shorter"), task__max_input_length=4))
+    with open(config.task.train_file, "a") as file:
+        file.write(json.dumps({"input": "the film good", "target": "positive"}) + "\n")
+    with pytest.raises(AssertionError, match="tokenised anew"):
+        sp.train(changed(config, workdir=str(tmp_path / "longer")))
+
+
+def test_fewer_examples_to_train_on(tmp_path):
+    config = small_config(tmp_path, train__steps=1, task__train_examples=9, train__log_every=1)
+    split = sp.train(config)
+    assert split.finished
+    from softprompt_jax.data.cache import TokenCache
+
+    cache = TokenCache(tmp_path / "run" / "cache")
+    sizes = sorted(len(cache.load(path.stem)[0]) for path in cache.folder.iterdir())
+    assert sizes == [9, 24]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task__mixture": ("mix/a", "mix/aa")}, "no task .mix/aa.: did you mean mix/a"),
+        ({"task__mixture": ("mix/a=0", "mix/b=1")}, "'mix/a=0'; a rate is a positive number"),
+        ({"task__mixture": ("mix/a=2", "mix/b")}, "rates for 1 of 2 tasks; give all or none"),
+        ({"task__mixture": ("mix/a", "mix/a")}, "names a task twice"),
+        ({"task__mixture_limit": 5}, "leave it out"),
+        ({"task__mixture": ("mix/a=1",), "task__mixture_limit": 5}, "leave it out"),
+        ({"task__mixture": ("mix/a", "mix/late")}, "has no 'train' split.*--evaluate_on"),
+        ({"task__name": "mix/a", "evaluate_on": ("mix/c",)}, "no task 'mix/c'"),
+        ({"task__name": "mix/a", "task__data_dir": "/data"}, "mix/a has no option data_dir"),
+    ],
+)
+def test_mistakes(tmp_path, changes, message):
+    for name in ("mix/a", "mix/b"):
+        register(name, 8)
+    register("mix/late", 8, splits=("test",))
+    config = small_config(
+        tmp_path, task__train_file=None, task__validation_file=None, task__name="both"
+    )
+    with pytest.raises(UserError, match=message):
+        sp.train(changed(config, **changes))
