@@ -4,7 +4,7 @@ References:
     Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -15,23 +15,19 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from softprompt_jax.errors import UserError
+from softprompt_jax.models.causal import CausalBlock, CausalModel, Tables
 from softprompt_jax.models.layers import (
     MLP,
     Dropout,
     KeysValues,
     LayerNorm,
     Linear,
-    after_prefix,
     apply_dropout,
     attend,
-    causal_biases,
     check_activation,
-    gather_positions,
+    join_keys_values,
     normal_param,
-    prefix_length,
     split_heads,
-    token_positions,
-    unembed,
 )
 from softprompt_jax.models.raw_config import check_model_type, need, padding_id, token_ids
 
@@ -123,29 +119,33 @@ class GPT2Attention(nnx.Module):
     def __call__(
         self,
         x_BxLxD: jax.Array,
+        tables: Tables,
         biases: tuple[jax.Array, ...],
         dropout: Dropout | None,
         site: int,
-        prefix: KeysValues | None,
+        earlier: KeysValues | None,
+        column: jax.Array | None,
     ) -> tuple[jax.Array, KeysValues]:
-        """Attends from [B, L, D] to itself and the prefix; its own keys and values beside it."""
+        """As `CausalBlock` calls it; there are no tables."""
         parts = jnp.split(self.qkv(x_BxLxD), 3, axis=-1)
         q, k, v = (split_heads(part, self.n_heads) for part in parts)
+        seen = join_keys_values(earlier, KeysValues(k, v), column)
         scale = q.shape[-1] ** -0.5
-        keys, values = after_prefix(prefix, k, v)
-        mixed = attend(q, keys, values, biases, scale=scale, dropout=dropout, site=site)
-        return self.o(mixed), KeysValues(k, v)
+        return self.o(attend(q, *seen, biases, scale=scale, dropout=dropout, site=site)), seen
 
 
-class GPT2Block(nnx.Module):
-    """Attention and a feed-forward layer, norms first."""
+class GPT2(CausalModel):
+    """A causal language model. Parameters start normal with a standard deviation of 0.02."""
 
     def __init__(self, config: GPT2Config, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.config = config
+        self.windows = (None,) * config.n_layers
+        param = partial(normal_param, rngs, std=_INITIAL_STD, dtype=dtype)
+        self.embedding = param((config.vocab_size, config.d_model))
+        self.position_embedding = param((config.max_positions, config.d_model))
         norm = partial(LayerNorm, config.d_model, epsilon=config.epsilon, dtype=dtype)
-        self.attention_norm = norm()
-        self.attention = GPT2Attention(config, dtype=dtype, rngs=rngs)
-        self.mlp_norm = norm()
-        self.mlp = MLP(
+        mlp = partial(
+            MLP,
             config.d_model,
             config.d_ff,
             activation=config.activation,
@@ -156,88 +156,29 @@ class GPT2Block(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
-
-    def __call__(
-        self,
-        x_BxLxD: jax.Array,
-        biases: tuple[jax.Array, ...],
-        dropout: Dropout | None,
-        site: int,
-        prefix: KeysValues | None,
-    ) -> tuple[jax.Array, KeysValues]:
-        """Returns the residual stream [B, L, D] after the block, and its keys and values."""
-        y, own = self.attention(self.attention_norm(x_BxLxD), biases, dropout, site, prefix)
-        x_BxLxD = x_BxLxD + apply_dropout(dropout, y, site + 1)
-        y = self.mlp(self.mlp_norm(x_BxLxD))
-        return x_BxLxD + apply_dropout(dropout, y, site + 2), own
-
-
-class GPT2(nnx.Module):
-    """A causal language model. Parameters start normal with a standard deviation of 0.02."""
-
-    def __init__(self, config: GPT2Config, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.config = config
-        param = partial(normal_param, rngs, std=_INITIAL_STD, dtype=dtype)
-        self.embedding = param((config.vocab_size, config.d_model))
-        self.position_embedding = param((config.max_positions, config.d_model))
         self.blocks = nnx.List(
-            [GPT2Block(config, dtype=dtype, rngs=rngs) for _ in range(config.n_layers)]
+            [
+                CausalBlock(
+                    norm(),
+                    GPT2Attention(config, dtype=dtype, rngs=rngs),
+                    norm(),
+                    mlp(),
+                    residual_dropout=True,
+                )
+                for _ in range(config.n_layers)
+            ]
         )
-        self.final_norm = LayerNorm(config.d_model, epsilon=config.epsilon, dtype=dtype)
+        self.final_norm = norm()
         self.head = (
             None
             if config.tied
             else Linear(config.d_model, config.vocab_size, std=_INITIAL_STD, dtype=dtype, rngs=rngs)
         )
 
-    def embed(self, ids_BxL: jax.Array) -> jax.Array:
-        """Token embeddings [B, L, D] in the dtype of the model, without positions."""
-        return self.embedding[...][ids_BxL]
-
-    def __call__(
-        self,
-        x_BxLxD: jax.Array,
-        mask_BxL: jax.Array | None = None,
-        *,
-        at_BxT: jax.Array | None = None,
-        prefix: Sequence[KeysValues] | None = None,
-        dropout: Dropout | None = None,
-    ) -> jax.Array:
-        """Hidden states after the final norm; arguments and result as in `Llama.__call__`.
-
-        Raises:
-            UserError: The sequence is longer than the model's position embedding.
-        """
-        x, _ = self._run(x_BxLxD, mask_BxL, prefix, dropout)
-        return self.final_norm(gather_positions(x, at_BxT))
-
-    def prefix(self, x_1xPxD: jax.Array) -> list[KeysValues]:
-        """As `Llama.prefix`."""
-        return self._run(x_1xPxD, None, None, None)[1]
-
-    def _run(
-        self,
-        x: jax.Array,
-        mask_BxL: jax.Array | None,
-        prefix: Sequence[KeysValues] | None,
-        dropout: Dropout | None,
-    ) -> tuple[jax.Array, list[KeysValues]]:
-        """The residual stream [B, L, D] after all blocks, and each one's keys and values."""
-        length, before, limit = x.shape[1], prefix_length(prefix), self.config.max_positions
-        if before + length > limit:
-            raise UserError(
-                f"A sequence of {before + length} positions (prompt, input and target together) is "
-                f"longer than the model's limit of {limit}: shorten the input or the prompt."
-            )
-        positions_BxL = token_positions(mask_BxL, length, before)
-        biases = causal_biases(mask_BxL, length, before)
-        x = apply_dropout(dropout, x + self.position_embedding[...][positions_BxL], 0)
-        kept = []
-        for i, block in enumerate(self.blocks):
-            x, own = block(x, biases, dropout, 8 * (i + 1), None if prefix is None else prefix[i])
-            kept.append(own)
-        return x, kept
-
-    def unembed(self, h_BxTxD: jax.Array) -> jax.Array:
-        """Logits, float32 [B, T, V], of hidden states."""
-        return unembed(h_BxTxD, self.embedding, self.head)
+    def enter(
+        self, x_BxLxD: jax.Array, positions_BxL: jax.Array, dropout: Dropout | None
+    ) -> tuple[jax.Array, Tables]:
+        """The sum of token and position embeddings."""
+        return apply_dropout(
+            dropout, x_BxLxD + self.position_embedding[...][positions_BxL], 0
+        ), None

@@ -7,7 +7,7 @@ Modules hold parameters in one dtype and compute in the dtype of what they are g
 statistics and softmax are always float32.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -264,45 +264,75 @@ def attend(
 
 
 class KeysValues(NamedTuple):
-    """What a layer's attention keeps of a prefix of P positions, the same for every row.
+    """Keys and values of one layer's attention.
 
     Attributes:
-        keys: [1, G, P, K], their positions applied.
-        values: [1, G, P, K].
+        keys: [B, G, S, K], their positions applied where that is done to keys.
+        values: [B, G, S, K].
     """
 
     keys: jax.Array
     values: jax.Array
 
 
-def after_prefix(
-    prefix: KeysValues | None, k_BxGxLxK: jax.Array, v_BxGxLxK: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Keys and values [B, G, P+L, K] with the prefix's in front of each row's own."""
-    if prefix is None:
-        return k_BxGxLxK, v_BxGxLxK
+class Past(NamedTuple):
+    """What a causal model has of M positions that stand before those it is given.
 
-    def join(shared: jax.Array, own: jax.Array) -> jax.Array:
-        rows = jnp.broadcast_to(shared, (own.shape[0], *shared.shape[1:]))
+    Attributes:
+        layers: Each layer's keys and values, [B, G, M, K]; B is 1 where all rows share them.
+        mask: bool [B, M], False at padding, wherever that stands; None means all are real.
+    """
+
+    layers: list[KeysValues]
+    mask: jax.Array | None
+
+
+def join_keys_values(
+    earlier: KeysValues | None, own: KeysValues, column: jax.Array | None = None
+) -> KeysValues:
+    """The keys and values that L queries may see: earlier ones and their own.
+
+    Args:
+        earlier: [B, G, M, K] or [1, G, M, K], or None.
+        own: [B, G, L, K].
+        column: None: own ones are put after the earlier ones, [B, G, M+L, K]. Else they overwrite
+            the L columns from this one on, [B, G, M, K], which under jit happens in place.
+    """
+    if earlier is None:
+        return own
+
+    def join(earlier: jax.Array, own: jax.Array) -> jax.Array:
+        if column is not None:
+            return jax.lax.dynamic_update_slice_in_dim(earlier, own, column, axis=2)
+        rows = jnp.broadcast_to(earlier, (own.shape[0], *earlier.shape[1:]))
         return jnp.concatenate([rows, own], axis=2)
 
-    return join(prefix.keys, k_BxGxLxK), join(prefix.values, v_BxGxLxK)
+    return KeysValues(join(earlier.keys, own.keys), join(earlier.values, own.values))
 
 
-def prefix_length(prefix: Sequence[KeysValues] | None) -> int:
-    """Number of positions of a model's prefix, P; 0 for None."""
-    return 0 if prefix is None else prefix[0].keys.shape[2]
+def count_real(mask_BxL: jax.Array) -> jax.Array:
+    """Number of real tokens of each row, int32 [B]."""
+    return jnp.sum(mask_BxL, axis=1, dtype=jnp.int32)
 
 
-def token_positions(mask_BxL: jax.Array | None, length: int, prefix: int = 0) -> jax.Array:
+def last_real(mask_BxL: jax.Array) -> jax.Array:
+    """Index of each row's last real token, int32 [B]; of the last one where there is none."""
+    from_the_end_B = jnp.argmax(mask_BxL[:, ::-1], axis=1).astype(jnp.int32)
+    return mask_BxL.shape[1] - 1 - from_the_end_B
+
+
+def token_positions(
+    mask_BxL: jax.Array | None, length: int, before: int | jax.Array = 0
+) -> jax.Array:
     """Positions among the real tokens, int32 [B, L]; [1, L] without a mask.
 
-    A masked position gets that of the last real token before it, or 0. A prefix of so many
-    positions stands before all of them.
+    A masked position gets that of the last real token before it, or 0. So many positions (one
+    number, or one a row, [B]) stand before all of them.
     """
+    first = before if isinstance(before, int) else before[:, None]
     if mask_BxL is None:
-        return jnp.arange(prefix, prefix + length, dtype=jnp.int32)[None, :]
-    return jnp.maximum(prefix + jnp.cumsum(mask_BxL, axis=1, dtype=jnp.int32) - 1, 0)
+        return jnp.arange(length, dtype=jnp.int32)[None, :] + first
+    return jnp.maximum(first + jnp.cumsum(mask_BxL, axis=1, dtype=jnp.int32) - 1, 0)
 
 
 def padding_bias(mask_BxS: jax.Array) -> jax.Array:
@@ -310,31 +340,20 @@ def padding_bias(mask_BxS: jax.Array) -> jax.Array:
     return jnp.where(mask_BxS, 0.0, MASKED).astype(jnp.float32)[:, None, None, :]
 
 
-def causal_bias(length: int, prefix: int = 0) -> jax.Array:
-    """Bias [1, 1, L, P+L] that hides the keys after each query, none of a prefix of P."""
-    query_L, key_S = jnp.arange(prefix, prefix + length), jnp.arange(prefix + length)
-    visible_LxS = query_L[:, None] >= key_S[None, :]
-    return jnp.where(visible_LxS, 0.0, MASKED).astype(jnp.float32)[None, None]
+def causal_bias(length: int, before: int = 0) -> jax.Array:
+    """Bias [1, 1, L, M+L] that hides the keys after each query, none of M before all of them."""
+    query_L, key_S = jnp.arange(before, before + length), jnp.arange(before + length)
+    return visible_bias((query_L[:, None] >= key_S[None, :])[None])
 
 
-def window_bias(positions_BxL: jax.Array, window: int, prefix: int = 0) -> jax.Array:
-    """Bias [B, 1, L, P+L] that hides keys `window` or more positions before the query."""
-    prefix_BxP = jnp.broadcast_to(
-        jnp.arange(prefix, dtype=jnp.int32)[None], (positions_BxL.shape[0], prefix)
-    )
-    keys_BxS = jnp.concatenate([prefix_BxP, positions_BxL], axis=1)
-    distance_BxLxS = positions_BxL[:, :, None] - keys_BxS[:, None, :]
-    return jnp.where(distance_BxLxS < window, 0.0, MASKED).astype(jnp.float32)[:, None]
+def visible_bias(visible_BxLxS: jax.Array) -> jax.Array:
+    """Bias [B, 1, L, S] that hides the keys that a query must not see."""
+    return jnp.where(visible_BxLxS, 0.0, MASKED).astype(jnp.float32)[:, None]
 
 
-def causal_biases(
-    mask_BxL: jax.Array | None, length: int, prefix: int = 0
-) -> tuple[jax.Array, ...]:
-    """Biases of causal self-attention: no later key, and no key that the mask hides."""
-    causal = (causal_bias(length, prefix),)
-    if mask_BxL is None:
-        return causal
-    return (*causal, padding_bias(jnp.pad(mask_BxL, ((0, 0), (prefix, 0)), constant_values=True)))
+def window_bias(positions_BxL: jax.Array, positions_BxS: jax.Array, window: int) -> jax.Array:
+    """Bias [B, 1, L, S] that hides keys `window` or more positions before the query."""
+    return visible_bias(positions_BxL[:, :, None] - positions_BxS[:, None, :] < window)
 
 
 def gather_positions(h_BxLxD: jax.Array, at_BxT: jax.Array | None) -> jax.Array:

@@ -6,7 +6,7 @@ References:
     and keys).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -16,23 +16,18 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from softprompt_jax.errors import UserError
+from softprompt_jax.models.causal import CausalBlock, CausalModel, Tables
 from softprompt_jax.models.layers import (
     MLP,
     Dropout,
     KeysValues,
     Linear,
     RMSNorm,
-    after_prefix,
     attend,
-    causal_biases,
     check_activation,
-    gather_positions,
+    join_keys_values,
     normal_param,
-    prefix_length,
     split_heads,
-    token_positions,
-    unembed,
-    window_bias,
 )
 from softprompt_jax.models.raw_config import check_model_type, need, padding_id, token_ids
 from softprompt_jax.models.rotary import Rotary, rotary_tables, rotate
@@ -177,35 +172,38 @@ class LlamaAttention(nnx.Module):
     def __call__(
         self,
         x_BxLxD: jax.Array,
-        tables: tuple[jax.Array, jax.Array],
+        tables: Tables,
         biases: tuple[jax.Array, ...],
         dropout: Dropout | None,
         site: int,
-        prefix: KeysValues | None,
+        earlier: KeysValues | None,
+        column: jax.Array | None,
     ) -> tuple[jax.Array, KeysValues]:
-        """Attends from [B, L, D] to itself and the prefix; its own keys and values beside it."""
+        """As `CausalBlock` calls it; `tables` are the rotary ones."""
+        assert tables is not None
         config = self.config
         q = split_heads(self.q(x_BxLxD), config.n_heads)
         k = split_heads(self.k(x_BxLxD), config.n_kv_heads)
         v = split_heads(self.v(x_BxLxD), config.n_kv_heads)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        scale = config.head_width**-0.5
         q, k = rotate(q, tables), rotate(k, tables)
-        keys, values = after_prefix(prefix, k, v)
-        mixed = attend(q, keys, values, biases, scale=scale, dropout=dropout, site=site)
-        return self.o(mixed), KeysValues(k, v)
+        seen = join_keys_values(earlier, KeysValues(k, v), column)
+        scale = config.head_width**-0.5
+        return self.o(attend(q, *seen, biases, scale=scale, dropout=dropout, site=site)), seen
 
 
-class LlamaBlock(nnx.Module):
-    """Attention and a gated feed-forward layer, norms first."""
+class Llama(CausalModel):
+    """A causal language model. Parameters start normal with a standard deviation of 0.02."""
 
     def __init__(self, config: LlamaConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.config = config
+        self.windows = config.windows
+        shape = (config.vocab_size, config.d_model)
+        self.embedding = normal_param(rngs, shape, _INITIAL_STD, dtype)
         norm = partial(RMSNorm, config.d_model, epsilon=config.epsilon, dtype=dtype)
-        self.attention_norm = norm()
-        self.attention = LlamaAttention(config, dtype=dtype, rngs=rngs)
-        self.mlp_norm = norm()
-        self.mlp = MLP(
+        mlp = partial(
+            MLP,
             config.d_model,
             config.d_ff,
             activation=config.activation,
@@ -216,99 +214,27 @@ class LlamaBlock(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
-
-    def __call__(
-        self,
-        x_BxLxD: jax.Array,
-        tables: tuple[jax.Array, jax.Array],
-        biases: tuple[jax.Array, ...],
-        dropout: Dropout | None,
-        site: int,
-        prefix: KeysValues | None,
-    ) -> tuple[jax.Array, KeysValues]:
-        """Returns the residual stream [B, L, D] after the block, and its keys and values."""
-        normed = self.attention_norm(x_BxLxD)
-        mixed, own = self.attention(normed, tables, biases, dropout, site, prefix)
-        x_BxLxD = x_BxLxD + mixed
-        return x_BxLxD + self.mlp(self.mlp_norm(x_BxLxD)), own
-
-
-class Llama(nnx.Module):
-    """A causal language model. Parameters start normal with a standard deviation of 0.02."""
-
-    def __init__(self, config: LlamaConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.config = config
-        shape = (config.vocab_size, config.d_model)
-        self.embedding = normal_param(rngs, shape, _INITIAL_STD, dtype)
         self.blocks = nnx.List(
-            [LlamaBlock(config, dtype=dtype, rngs=rngs) for _ in range(config.n_layers)]
+            [
+                CausalBlock(
+                    norm(),
+                    LlamaAttention(config, dtype=dtype, rngs=rngs),
+                    norm(),
+                    mlp(),
+                    residual_dropout=False,
+                )
+                for _ in range(config.n_layers)
+            ]
         )
-        self.final_norm = RMSNorm(config.d_model, epsilon=config.epsilon, dtype=dtype)
+        self.final_norm = norm()
         self.head = (
             None
             if config.tied
             else Linear(config.d_model, config.vocab_size, std=_INITIAL_STD, dtype=dtype, rngs=rngs)
         )
 
-    def embed(self, ids_BxL: jax.Array) -> jax.Array:
-        """Token embeddings [B, L, D] in the dtype of the model."""
-        return self.embedding[...][ids_BxL]
-
-    def __call__(
-        self,
-        x_BxLxD: jax.Array,
-        mask_BxL: jax.Array | None = None,
-        *,
-        at_BxT: jax.Array | None = None,
-        prefix: Sequence[KeysValues] | None = None,
-        dropout: Dropout | None = None,
-    ) -> jax.Array:
-        """Hidden states after the final norm.
-
-        Args:
-            x_BxLxD: Embedded tokens, and virtual ones among them.
-            mask_BxL: bool, True for real tokens; None means all. Positions count real tokens only,
-                so padding changes nothing wherever it stands.
-            at_BxT: int32 sequence indexes whose hidden states are wanted; None means all.
-            prefix: What `self.prefix` made of positions that stand before every row.
-            dropout: Dropout of the attention weights, or None.
-
-        Returns:
-            [B, T, D], or [B, L, D] without at_BxT. At masked positions the numbers are finite and
-            mean nothing.
-        """
-        x, _ = self._run(x_BxLxD, mask_BxL, prefix, dropout)
-        return self.final_norm(gather_positions(x, at_BxT))
-
-    def prefix(self, x_1xPxD: jax.Array) -> list[KeysValues]:
-        """Each layer's keys and values of positions that stand before every row of a batch.
-
-        They see nothing of what follows, so one computation serves all rows.
-        """
-        return self._run(x_1xPxD, None, None, None)[1]
-
-    def _run(
-        self,
-        x: jax.Array,
-        mask_BxL: jax.Array | None,
-        prefix: Sequence[KeysValues] | None,
-        dropout: Dropout | None,
-    ) -> tuple[jax.Array, list[KeysValues]]:
-        """The residual stream [B, L, D] after all blocks, and each one's keys and values."""
-        length, before = x.shape[1], prefix_length(prefix)
-        positions_BxL = token_positions(mask_BxL, length, before)
-        tables = rotary_tables(self.config.rotary, positions_BxL, self.config.head_width)
-        everything = causal_biases(mask_BxL, length, before)
-        # A window as long as the sequence hides nothing.
-        windows = {w for w in self.config.windows if w is not None and w < before + length}
-        in_window = {w: (*everything, window_bias(positions_BxL, w, before)) for w in windows}
-        kept = []
-        for i, (block, window) in enumerate(zip(self.blocks, self.config.windows, strict=True)):
-            biases = everything if window is None else in_window.get(window, everything)
-            x, own = block(x, tables, biases, dropout, i, None if prefix is None else prefix[i])
-            kept.append(own)
-        return x, kept
-
-    def unembed(self, h_BxTxD: jax.Array) -> jax.Array:
-        """Logits, float32 [B, T, V], of hidden states."""
-        return unembed(h_BxTxD, self.embedding, self.head)
+    def enter(
+        self, x_BxLxD: jax.Array, positions_BxL: jax.Array, dropout: Dropout | None
+    ) -> tuple[jax.Array, Tables]:
+        """The embeddings as they are, and the rotary tables."""
+        return x_BxLxD, rotary_tables(self.config.rotary, positions_BxL, self.config.head_width)

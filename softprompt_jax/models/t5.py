@@ -6,8 +6,7 @@ References:
     described in google-research/text-to-text-transfer-transformer, released_checkpoints.md.
 """
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -16,24 +15,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 from softprompt_jax.errors import UserError
 from softprompt_jax.models.layers import (
     MLP,
     Dropout,
+    KeysValues,
     Linear,
     RMSNorm,
     apply_dropout,
     attend,
     causal_bias,
     check_activation,
+    join_keys_values,
     normal_param,
     padding_bias,
     split_heads,
     unembed,
+    visible_bias,
 )
 from softprompt_jax.models.raw_config import check_model_type, need, token_ids
+from softprompt_jax.models.relative_positions import every_offset_bias, relative_buckets
 
 
 @dataclass(frozen=True)
@@ -131,39 +134,6 @@ class T5Config:
         )
 
 
-def relative_buckets(
-    offsets: np.ndarray, *, bidirectional: bool, n_buckets: int, max_distance: int
-) -> np.ndarray:
-    """Buckets of relative positions: exact for near ones, then growing as powers.
-
-    Args:
-        offsets: Key position minus query position, int.
-        bidirectional: Whether later keys have buckets of their own (the encoder).
-        n_buckets: Number of buckets in all.
-        max_distance: Distance in tokens from which on all share the last bucket.
-
-    Returns:
-        int32 array of the shape of offsets, in [0, n_buckets).
-
-    References:
-        Raffel et al. 2020, section 2.1; `_relative_position_bucket` of Mesh TensorFlow.
-    """
-    first = np.zeros_like(offsets)
-    if bidirectional:
-        n_buckets //= 2
-        first = (offsets > 0) * n_buckets
-        distances = np.abs(offsets)
-    else:
-        distances = np.maximum(-offsets, 0)
-    n_exact = n_buckets // 2
-    # float32 as in the original, whose rounding decides the buckets at the powers of two.
-    ratio = np.maximum(distances, n_exact).astype(np.float32) / np.float32(n_exact)
-    steps = np.log(ratio) / np.float32(math.log(max_distance / n_exact))
-    far = n_exact + (steps * np.float32(n_buckets - n_exact)).astype(np.int32)
-    near_or_far = np.where(distances < n_exact, distances, np.minimum(far, n_buckets - 1))
-    return (first + near_or_far).astype(np.int32)
-
-
 class T5Attention(nnx.Module):
     """Attention without biases and without scaling of the scores."""
 
@@ -176,24 +146,23 @@ class T5Attention(nnx.Module):
         self.o = linear(inner, width, std=inner**-0.5)
         self.n_heads = config.n_heads
 
+    def keys_values(self, x_BxSxD: jax.Array) -> KeysValues:
+        """Keys and values [B, H, S, K] of hidden states."""
+        return KeysValues(
+            split_heads(self.k(x_BxSxD), self.n_heads), split_heads(self.v(x_BxSxD), self.n_heads)
+        )
+
     def __call__(
         self,
         x_BxLxD: jax.Array,
-        keys_BxSxD: jax.Array,
+        seen: KeysValues,
         biases: tuple[jax.Array, ...],
         dropout: Dropout | None,
         site: int,
     ) -> jax.Array:
-        """Attends from [B, L, D] to keys [B, S, D], with the biases of `attend`."""
-        mixed = attend(
-            split_heads(self.q(x_BxLxD), self.n_heads),
-            split_heads(self.k(keys_BxSxD), self.n_heads),
-            split_heads(self.v(keys_BxSxD), self.n_heads),
-            biases,
-            dropout=dropout,
-            site=site,
-        )
-        return self.o(mixed)
+        """Attends from [B, L, D] to keys and values, with the biases of `attend`."""
+        q = split_heads(self.q(x_BxLxD), self.n_heads)
+        return self.o(attend(q, *seen, biases, dropout=dropout, site=site))
 
 
 class T5Block(nnx.Module):
@@ -221,24 +190,27 @@ class T5Block(nnx.Module):
         self,
         x_BxLxD: jax.Array,
         biases: tuple[jax.Array, ...],
-        enc_BxSxD: jax.Array | None,
+        cross: KeysValues | None,
         cross_biases: tuple[jax.Array, ...],
         dropout: Dropout | None,
         site: int,
-    ) -> jax.Array:
-        """Returns the residual stream [B, L, D] after the block."""
+        earlier: KeysValues | None,
+        column: jax.Array | None,
+    ) -> tuple[jax.Array, KeysValues]:
+        """Returns the residual stream [B, L, D] after the block, and the keys and values seen."""
         x = x_BxLxD
         normed = self.attention_norm(x)
-        y = self.attention(normed, normed, biases, dropout, site)
+        seen = join_keys_values(earlier, self.attention.keys_values(normed), column)
+        y = self.attention(normed, seen, biases, dropout, site)
         x = x + apply_dropout(dropout, y, site + 1)
         if self.cross_attention is not None:
             assert self.cross_attention_norm is not None
-            assert enc_BxSxD is not None
+            assert cross is not None
             normed = self.cross_attention_norm(x)
-            y = self.cross_attention(normed, enc_BxSxD, cross_biases, dropout, site + 2)
+            y = self.cross_attention(normed, cross, cross_biases, dropout, site + 2)
             x = x + apply_dropout(dropout, y, site + 3)
         y = self.mlp(self.mlp_norm(x), dropout, site + 4)
-        return x + apply_dropout(dropout, y, site + 5)
+        return x + apply_dropout(dropout, y, site + 5), seen
 
 
 class T5Stack(nnx.Module):
@@ -260,42 +232,67 @@ class T5Stack(nnx.Module):
         self.first_site = 8 * (config.n_layers + 1) if decoder else 0
 
     def position_bias(self, length: int) -> jax.Array:
-        """Biases of the scores by relative position, float32 [1, H, L, L]."""
-        n_offsets = 2 * length - 1
-        buckets_O = relative_buckets(
-            np.arange(n_offsets) - (length - 1),
+        """Biases of the scores of a sequence with itself, float32 [1, H, L, L]."""
+        buckets_O = self._buckets(np.arange(1 - length, length))
+        bias_OxH = self.relative_bias[...][buckets_O].astype(jnp.float32)
+        return every_offset_bias(bias_OxH, length)
+
+    def position_bias_between(self, positions_L: ArrayLike, positions_S: ArrayLike) -> jax.Array:
+        """Biases [1, H, L, S] by position, in a decoder; of no meaning where the key is later.
+
+        Positions must be smaller than S.
+        """
+        positions_L, positions_S = jnp.asarray(positions_L), jnp.asarray(positions_S)
+        bias_DxH = self.relative_bias[...][self._buckets(-np.arange(positions_S.shape[0]))]
+        distance_LxS = jnp.maximum(positions_L[:, None] - positions_S[None, :], 0)
+        return bias_DxH[distance_LxS].astype(jnp.float32).transpose(2, 0, 1)[None]
+
+    def _buckets(self, offsets: np.ndarray) -> np.ndarray:
+        return relative_buckets(
+            offsets,
             bidirectional=not self.decoder,
             n_buckets=self.n_buckets,
             max_distance=self.max_distance,
         )
-        bias_HxO = self.relative_bias[...][buckets_O].astype(jnp.float32).T
-        # Row q of the result is bias_HxO shifted by q. A row of n_offsets + 1 numbers, repeated and
-        # then cut into rows of n_offsets, moves by one at each row; unlike an [L, L] gather this
-        # has a gradient without a scatter.
-        n_heads = bias_HxO.shape[0]
-        padded = jnp.pad(bias_HxO, ((0, 0), (0, 1)))
-        rows = jnp.broadcast_to(padded[:, None, :], (n_heads, length, n_offsets + 1))
-        flat = rows.reshape(n_heads, length * (n_offsets + 1))[:, : length * n_offsets]
-        return flat.reshape(n_heads, length, n_offsets)[None, :, :, length - 1 :]
 
     def __call__(
         self,
         x_BxLxD: jax.Array,
-        mask_bias: jax.Array | None,
-        enc_BxSxD: jax.Array | None = None,
+        biases: tuple[jax.Array, ...],
+        cross: Sequence[KeysValues] | None = None,
         cross_bias: jax.Array | None = None,
         *,
+        earlier: Sequence[KeysValues] | None = None,
+        column: jax.Array | None = None,
         dropout: Dropout | None,
-    ) -> jax.Array:
-        """Hidden states [B, L, D] after the final norm; the biases are for masked keys."""
-        bias = self.position_bias(x_BxLxD.shape[1])
-        biases = (bias,) if mask_bias is None else (bias, mask_bias)
+    ) -> tuple[jax.Array, list[KeysValues]]:
+        """Hidden states [B, L, D] after the final norm, and the keys and values seen.
+
+        Args:
+            x_BxLxD: Embedded tokens.
+            biases: Of self-attention.
+            cross: Each layer's keys and values of cross-attention, in a decoder.
+            cross_bias: Its bias, or None.
+            earlier: Each layer's keys and values of self-attention that are there already.
+            column: As for `join_keys_values`.
+            dropout: Dropout, or None.
+        """
         cross_biases = () if cross_bias is None else (cross_bias,)
         x = apply_dropout(dropout, x_BxLxD, self.first_site)
+        kept = []
         for i, block in enumerate(self.blocks):
-            site = self.first_site + 8 * (i + 1)
-            x = block(x, biases, enc_BxSxD, cross_biases, dropout, site)
-        return apply_dropout(dropout, self.final_norm(x), self.first_site + 1)
+            x, seen = block(
+                x,
+                biases,
+                None if cross is None else cross[i],
+                cross_biases,
+                dropout,
+                self.first_site + 8 * (i + 1),
+                None if earlier is None else earlier[i],
+                column,
+            )
+            kept.append(seen)
+        return apply_dropout(dropout, self.final_norm(x), self.first_site + 1), kept
 
 
 class T5(nnx.Module):
@@ -336,8 +333,18 @@ class T5(nnx.Module):
         Returns:
             Hidden states [B, S, D] after the final norm.
         """
-        mask_bias = None if mask_BxS is None else padding_bias(mask_BxS)
-        return self.encoder(x_BxSxD, mask_bias, dropout=dropout)
+        biases = (self.encoder.position_bias(x_BxSxD.shape[1]),)
+        if mask_BxS is not None:
+            biases = (*biases, padding_bias(mask_BxS))
+        return self.encoder(x_BxSxD, biases, dropout=dropout)[0]
+
+    def cross(self, enc_BxSxD: jax.Array) -> list[KeysValues]:
+        """Each decoder layer's keys and values [B, H, S, K] of encoded inputs."""
+        layers = []
+        for block in self.decoder.blocks:
+            assert block.cross_attention is not None
+            layers.append(block.cross_attention.keys_values(enc_BxSxD))
+        return layers
 
     def decode(
         self,
@@ -345,6 +352,8 @@ class T5(nnx.Module):
         enc_BxSxD: jax.Array,
         mask_BxS: jax.Array | None = None,
         *,
+        positions_T: np.ndarray | None = None,
+        visible_TxT: np.ndarray | None = None,
         dropout: Dropout | None = None,
     ) -> jax.Array:
         """Decodes embedded decoder inputs against encoded inputs.
@@ -353,17 +362,64 @@ class T5(nnx.Module):
             x_BxTxD: Embedded decoder inputs, the start token first.
             enc_BxSxD: What `encode` returned.
             mask_BxS: The inputs' mask, as for `encode`.
+            positions_T: int, the decoder inputs' positions, smaller than T; None: 0 to T-1.
+            visible_TxT: bool, which decoder inputs each of them sees; None: itself and the earlier
+                ones.
             dropout: Dropout, or None.
 
         Returns:
             Hidden states [B, T, D] after the final norm.
         """
+        length = x_BxTxD.shape[1]
+        if positions_T is None:
+            position_bias = self.decoder.position_bias(length)
+        else:
+            position_bias = self.decoder.position_bias_between(positions_T, positions_T)
+        if visible_TxT is None:
+            visible = causal_bias(length)
+        else:
+            visible = visible_bias(jnp.asarray(visible_TxT)[None])
+        cross_bias = None if mask_BxS is None else padding_bias(mask_BxS)
+        biases = (position_bias, visible)
+        return self.decoder(x_BxTxD, biases, self.cross(enc_BxSxD), cross_bias, dropout=dropout)[0]
+
+    def extend(
+        self,
+        x_BxLxD: jax.Array,
+        layers: Sequence[KeysValues],
+        column: jax.Array,
+        cross: Sequence[KeysValues],
+        mask_BxS: jax.Array,
+        *,
+        positions_L: jax.Array,
+        positions_R: jax.Array,
+        visible_BxLxR: jax.Array,
+    ) -> tuple[jax.Array, list[KeysValues]]:
+        """One step of decoding: a few tokens a row, after all that is in the cache.
+
+        Args:
+            x_BxLxD: The embedded tokens.
+            layers: The cache: each layer's keys and values of self-attention in R columns,
+                [B, H, R, K].
+            column: int32 scalar: these tokens' keys and values go to L columns from this one on.
+            cross: What `cross` returned.
+            mask_BxS: The inputs' mask.
+            positions_L: The tokens' positions, int32, the same in every row.
+            positions_R: The columns' positions.
+            visible_BxLxR: bool, which columns each token sees.
+
+        Returns:
+            Hidden states [B, L, D] after the final norm, and the cache with these tokens.
+        """
+        position_bias = self.decoder.position_bias_between(positions_L, positions_R)
         return self.decoder(
-            x_BxTxD,
-            causal_bias(x_BxTxD.shape[1]),
-            enc_BxSxD,
-            None if mask_BxS is None else padding_bias(mask_BxS),
-            dropout=dropout,
+            x_BxLxD,
+            (position_bias, visible_bias(visible_BxLxR)),
+            cross,
+            padding_bias(mask_BxS),
+            earlier=layers,
+            column=column,
+            dropout=None,
         )
 
     def unembed(self, h_BxTxD: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from softprompt_jax.models.language_model import prepend_prompt
-from softprompt_jax.models.layers import Dropout
+from softprompt_jax.models.layers import Dropout, Past
 
 Batch = Mapping[str, Any]
 """`inputs` int32 [B, S], `input_mask` bool [B, S], `targets` int32 [B, T], `target_mask` bool
@@ -56,7 +56,8 @@ class RowPrompts(NamedTuple):
     mask: Bool[Array, "B P"]
 
 
-AnyPrompt = Float[Array, "P D"] | RowPrompts | None
+AnyPrompt = Float[Array, "P D"] | RowPrompts | Past | None
+"""One prompt for all rows, one a row, or a causal model's keys and values of either."""
 
 
 def target_logits(
@@ -76,7 +77,7 @@ def encode(
     prompt: AnyPrompt,
     dropout: Dropout | None = None,
 ) -> tuple[Float[Array, "B P+S D"], Bool[Array, "B P+S"]]:
-    """T5's encoder over prompt and input."""
+    """T5's encoder over prompt and input; it sees both at once, so that a `Past` has no place."""
     x, mask = prepend_prompt(*_vectors_first(prompt, model.embed(inputs_BxS), mask_BxS))
     return model.encode(x, mask, dropout=dropout), mask
 
@@ -105,17 +106,35 @@ def causal_target_logits(
     x = model.embed(ids)
     # The first target token is predicted at the input's last token.
     at_BxT = lengths_B[:, None] - 1 + jnp.arange(targets.shape[1], dtype=jnp.int32)[None]
-    if prompt is not None and not isinstance(prompt, RowPrompts) and dropout is None:
+    if isinstance(prompt, Past) or (
+        prompt is not None and not isinstance(prompt, RowPrompts) and dropout is None
+    ):
         # One prompt for all rows, which sees nothing of what follows it: it goes through the model
         # once, not once a row. (Under dropout its rows would differ.)
-        prefix = model.prefix(prompt.astype(x.dtype)[None])
-        return model.unembed(model(x, at_BxT=at_BxT, prefix=prefix))
+        past = prompt_past(model, prompt)
+        return model.unembed(model(x, at_BxT=at_BxT, past=past, dropout=dropout))
     x, mask = prepend_prompt(*_vectors_first(prompt, x, jnp.ones(ids.shape, bool)))
     # Padding after the text is where no real token looks: only that of shorter prompts, before it,
     # takes a mask beside the causal one.
     mask = mask if isinstance(prompt, RowPrompts) else None
     prompt_length = x.shape[1] - ids.shape[1]
     return model.unembed(model(x, mask, at_BxT=prompt_length + at_BxT, dropout=dropout))
+
+
+def prompt_past(model: Any, prompt: AnyPrompt) -> Past | None:
+    """A causal model's keys and values of a prompt: all that what follows takes from it.
+
+    Args:
+        model: `Llama` or `GPT2`.
+        prompt: vectors for all rows give keys and values of one row that serves all; `RowPrompts`
+            may also be a bank of prompts, of which `take_rows` then gives each row its own.
+    """
+    if prompt is None or isinstance(prompt, Past):
+        return prompt
+    dtype = model.embedding[...].dtype
+    if isinstance(prompt, RowPrompts):
+        return model.prefix(prompt.vectors.astype(dtype), prompt.mask)
+    return model.prefix(prompt.astype(dtype)[None])
 
 
 def _vectors_first(prompt: AnyPrompt, x: Array, mask: Array) -> tuple[Any, ...]:

@@ -119,6 +119,8 @@ class Evaluator:
             names += ["targets", "target_mask"]
         indexes, outputs = [], []
         for batch, index in evaluation_batches(split.examples, self._shapes, self._batch_size):
+            # Rows of padding have no real token: decoding does not wait for them.
+            batch["input_mask"][index < 0] = False
             rows = shard_rows({name: batch[name] for name in names}, self._devices)
             outputs.append(predict(trainable, frozen, rows, shared))
             indexes.append(index)

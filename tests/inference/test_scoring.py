@@ -5,6 +5,7 @@ import pytest
 from lively_models import compiled, make_lively, pad, random_prompt, random_rows, row_prompts
 
 from softprompt_jax.data.tokenization import pad_rows
+from softprompt_jax.inference.prompt_bank import make_bank, take_rows
 from softprompt_jax.inference.scoring import choice_log_likelihoods
 from softprompt_jax.models import load_model
 
@@ -91,3 +92,40 @@ def test_a_likelihood_is_one_of_a_distribution(models):
     everything = [[i] for i in range(model.config.vocab_size)]
     scores = score(model, everything, PROMPTS[0])
     np.testing.assert_allclose(np.exp(scores).sum(axis=1), 1, atol=1e-5)
+
+
+OWN_CHOICES = [[[5, 6, 7], [90]], [[30, 31], [8]], [[12], [13, 14]]]  # for each row its own
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_choices_of_each_row(models, variant):
+    model = models[variant]
+    padded = [pad_rows(choices) for choices in OWN_CHOICES]
+    ids, real = np.zeros((3, 2, 3), np.int32), np.zeros((3, 2, 3), bool)
+    for row, (row_ids, row_real) in enumerate(padded):
+        ids[row, :, : row_ids.shape[1]] = row_ids
+        real[row, :, : row_ids.shape[1]] = row_real
+    inputs, mask = pad(INPUTS)
+    batch = {"inputs": inputs, "input_mask": mask}
+    prompts = row_prompts(PROMPTS)
+    scores = compiled(choice_log_likelihoods, model, batch, ids, real, prompts)
+    for row, choices in enumerate(OWN_CHOICES):
+        expected = brute_force(model, choices, PROMPTS[row])[row]
+        np.testing.assert_allclose(scores[row], expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("variant", ["mistral", "gpt2"])
+def test_a_prompts_keys_and_values_and_left_padding(models, variant):
+    model, choices = models[variant], CHOICES["several tokens"]
+    expected = score(model, choices, row_prompts(PROMPTS))
+    inputs, mask = pad(INPUTS, "left", width=13)
+
+    def from_bank(module, batch, *arguments):
+        *choices, prompts = arguments
+        bank = make_bank(module, prompts)
+        return choice_log_likelihoods(module, batch, *choices, take_rows(bank, np.arange(3)[::-1]))
+
+    batch = {"inputs": inputs, "input_mask": mask}
+    reverse = row_prompts(PROMPTS[::-1])
+    scores = compiled(from_bank, model, batch, *pad_rows(choices), reverse)
+    np.testing.assert_allclose(scores, expected, atol=1e-5, rtol=0)

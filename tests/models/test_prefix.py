@@ -7,6 +7,8 @@ import pytest
 from model_variants import CAUSAL_VARIANTS
 from torch_reference import our_module, torch_model
 
+from softprompt_jax.models.layers import token_positions
+
 P, LENGTH = 9, 20  # past the sliding windows and llama3's original context
 
 
@@ -24,8 +26,8 @@ def test_prefix_and_whole_rows_are_alike(variant):
     weights = generator.standard_normal((3, 2, 48)).astype(np.float32)
 
     def once(prompt):
-        prefix = module.prefix(prompt[None])
-        h = module(module.embed(ids), mask, at_BxT=at, prefix=prefix)
+        past = module.prefix(prompt[None])
+        h = module(module.embed(ids), mask, at_BxT=at, past=past)
         return (h * weights).sum(), h
 
     def each_row(prompt):
@@ -40,3 +42,42 @@ def test_prefix_and_whole_rows_are_alike(variant):
     size = np.abs(gradient_of_rows).max()
     assert size > 1e-2
     np.testing.assert_allclose(gradient, gradient_of_rows, atol=2e-5 * size)
+
+
+@pytest.mark.parametrize("variant", ["llama 3", "qwen2 with windows", "qwen3", "gpt2"])
+def test_a_sequence_in_three_parts(variant):
+    """Prompts of each row's own length, then text, then a token: the same as one sequence."""
+    raw = CAUSAL_VARIANTS[variant]
+    module = our_module(torch_model(raw), raw)
+    generator = np.random.default_rng(0)
+    prompts = 0.5 * generator.standard_normal((3, P, 48)).astype(np.float32)
+    prompt_mask = np.arange(P)[None] >= np.array([[0], [5], [2]])
+    ids = generator.integers(2, 97, (3, LENGTH)).astype(np.int32)
+    mask = np.arange(LENGTH)[None] < np.array([[12], [LENGTH], [17]])
+    token = generator.integers(2, 97, (3, 1)).astype(np.int32)
+
+    def in_parts():
+        past = module.prefix(prompts, prompt_mask)
+        past = module.prefix(module.embed(ids), mask, past)
+        room, column = 4, P + LENGTH + 1  # any free column will do
+        more = ((0, 0), (0, 0), (0, room), (0, 0))
+        own = np.arange(P + LENGTH + room)[None] == column
+        real = jnp.pad(past.mask, ((0, 0), (0, room))) | own
+        positions = token_positions(real, P + LENGTH + room)
+        h, layers = module.extend(
+            module.embed(token),
+            jax.tree.map(lambda x: jnp.pad(x, more), past.layers),
+            jnp.asarray(column, jnp.int32),
+            positions_BxL=positions[:, column][:, None],
+            positions_BxS=positions,
+            visible_BxLxS=real[:, None],
+        )
+        assert layers[0].values.shape[2] == P + LENGTH + room
+        return h[:, 0]
+
+    def at_once():
+        x = jnp.concatenate([prompts, module.embed(ids), module.embed(token)], axis=1)
+        return module(x, np.concatenate([prompt_mask, mask, np.ones((3, 1), bool)], axis=1))[:, -1]
+
+    parts, whole = jax.jit(lambda: (in_parts(), at_once()))()
+    np.testing.assert_allclose(parts, whole, atol=1e-5)

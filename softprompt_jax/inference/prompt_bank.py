@@ -1,0 +1,60 @@
+"""Prompts of several tasks on the device, of which each row of a batch takes its own.
+
+A bank is a pytree of arrays whose first dimension is the place of a prompt: keys and values for
+causal models (`Past`, a prompt's cache), vectors for T5, whose encoder sees prompt and text at
+once (`RowPrompts`). It is an argument of compiled functions, so that prompts come and go without
+compiling anything, as long as number and length of the places stay.
+"""
+
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from softprompt_jax.models.layers import Past
+from softprompt_jax.prompts.prompted_model import RowPrompts, prompt_past
+
+Bank = TypeVar("Bank", RowPrompts, Past)
+
+
+def pad_prompt(vectors_PxD: Float[Array, "P D"], length: int) -> RowPrompts:
+    """A prompt as a bank of one, padded on the left so that it ends directly before the text."""
+    missing = length - vectors_PxD.shape[0]
+    vectors = jnp.pad(jnp.asarray(vectors_PxD), ((missing, 0), (0, 0)))
+    return RowPrompts(vectors[None], (jnp.arange(length, dtype=jnp.int32) >= missing)[None])
+
+
+def make_bank(model: Any, prompts: RowPrompts) -> RowPrompts | Past:
+    """The bank of prompts: for a causal model what its layers keep of them, computed here.
+
+    Args:
+        model: `T5`, `Llama` or `GPT2`.
+        prompts: vectors `[N, P, D]`, padded on the left, and mask `[N, P]`.
+    """
+    if model.config.is_encoder_decoder:
+        return prompts
+    past = prompt_past(model, prompts)
+    assert past is not None
+    return past
+
+
+def empty_bank(model: Any, places: int, length: int) -> RowPrompts | Past:
+    """A bank without prompts, of that many places for prompts of at most that length.
+
+    The row that takes an empty place is answered as without a prompt.
+    """
+    vectors = jax.ShapeDtypeStruct((places, length, model.config.d_model), jnp.float32)
+    mask = jax.ShapeDtypeStruct((places, length), jnp.bool_)
+    shapes = jax.eval_shape(lambda v, m: make_bank(model, RowPrompts(v, m)), vectors, mask)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def put_prompt(bank: Bank, place: Int[Array, ""] | int, one: Bank) -> Bank:
+    """The bank with a prompt, from a bank of one of the same length, at a place."""
+    return jax.tree.map(lambda all_, new: all_.at[place].set(new[0]), bank, one)
+
+
+def take_rows(bank: Bank, places_B: Int[Array, " B"]) -> Bank:
+    """Each row's own prompt."""
+    return jax.tree.map(lambda leaf: leaf[places_B], bank)
