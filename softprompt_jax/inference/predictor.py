@@ -1,216 +1,477 @@
 """One frozen model, many prompts: each row of a batch brings its own."""
 
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 
-from softprompt_jax.data import TokenizedExamples, evaluation_batches, plan_shapes
-from softprompt_jax.data.tokenization import encode_choices, encode_inputs, pad_rows
+from softprompt_jax.data.tokenization import encode_choices, encode_inputs
 from softprompt_jax.errors import UserError
-from softprompt_jax.inference.decoding import greedy
-from softprompt_jax.inference.scoring import choice_log_likelihoods
+from softprompt_jax.inference import compiled
+from softprompt_jax.inference.batching import batch_rows, pad_choices
+from softprompt_jax.inference.compiled import Numbers, Search
+from softprompt_jax.inference.prompt_bank import empty_bank, pad_prompt
+from softprompt_jax.inference.sampling import check_sampling
+from softprompt_jax.inference.streaming import generate_in_steps
 from softprompt_jax.models import LanguageModel, load_model
-from softprompt_jax.prompts.prompted_model import RowPrompts
 from softprompt_jax.prompts.soft_prompt import SoftPrompt
+from softprompt_jax.training.parallel import AXIS, Device
+
+Texts = Sequence[str] | Sequence[Sequence[int]]
+"""Inputs as the task words them, or their token ids as the model reads them."""
+
+# Places are added so many at a time; one more than is needed is always free, so that a prompt can
+# come while the predictor serves without compiling anything.
+PLACES = 4
 
 
 class Predictor:
     """Answers texts with a frozen model and any number of prompts, mixed in one batch.
 
+    A causal model's keys and values of a prompt are computed when it is added, and kept on the
+    device: a row takes what its own prompt has there, and only its text runs through the model.
+
     Args:
         model: the frozen model.
-        prompts: prompts of any lengths, by name.
-        batch_size: rows a batch.
-        max_shapes: input lengths that are compiled at most, for one call.
+        prompts: prompts of any lengths, by name; `add` adds more.
+        batch_size: rows a batch; rounded up to a multiple of the devices.
+        devices: local devices that share the rows of a batch; None: all of them.
+        places: prompts that there is room for; None: a few more than are given. Grows when full.
+        prompt_length: of the longest prompt there is room for; None: that of the longest given.
+            Grows when a longer one is added.
 
     Raises:
-        UserError: there is no prompt, or one is made for a model of another width.
+        UserError: a prompt is made for a model of another width, or there are fewer devices.
     """
 
     def __init__(
         self,
         model: LanguageModel,
-        prompts: Mapping[str, SoftPrompt],
+        prompts: Mapping[str, SoftPrompt] | None = None,
         *,
         batch_size: int = 16,
-        max_shapes: int = 6,
+        devices: int | None = None,
+        places: int | None = None,
+        prompt_length: int | None = None,
     ):
-        if not prompts:
-            raise UserError("A Predictor needs at least one prompt; give a dict of them.")
+        prompts = dict(prompts or {})
         for prompt in prompts.values():
             prompt.check_fits(model.config, model.name)
         self.model = model
         self.batch_size = batch_size
-        self.max_shapes = max_shapes
-        self._index = {name: i for i, name in enumerate(prompts)}
-        longest = max(prompt.length for prompt in prompts.values())
-        vectors = np.zeros((len(prompts), longest, model.d_model), np.float32)
-        mask = np.zeros((len(prompts), longest), bool)
-        for i, prompt in enumerate(prompts.values()):
-            # Shorter prompts are padded on the left: each ends directly before the text.
-            vectors[i, longest - prompt.length :] = prompt.vectors
-            mask[i, longest - prompt.length :] = True
-        self._bank = jax.device_put((vectors, mask))
-        self._graphdef, self._state = nnx.split(model.module)
+        self._mesh = Mesh(np.asarray(_devices(devices)), (AXIS,))
+        self._everywhere = NamedSharding(self._mesh, PartitionSpec())
+        self._by_row = NamedSharding(self._mesh, PartitionSpec(AXIS))
+        self._graphdef, state = nnx.split(model.module)
+        self._state = jax.device_put(state, self._everywhere)
+        self._prompts: dict[str, SoftPrompt] = {}
+        self._places: dict[str, int] = {}
+        longest = max((prompt.length for prompt in prompts.values()), default=1)
+        self._make_room(
+            max(places or 0, _round_up(len(prompts) + 1)), max(prompt_length or 0, longest)
+        )
+        for name, prompt in prompts.items():
+            self.add(name, prompt)
 
     @staticmethod
-    def load(model: str, prompts: Mapping[str, str | Path], dtype: str = "float32") -> "Predictor":
+    def load(
+        model: str,
+        prompts: Mapping[str, str | Path],
+        dtype: str = "float32",
+        **options: Any,
+    ) -> "Predictor":
         """A predictor from names and folders.
 
         Args:
             model: as for `load_model`.
             prompts: prompt folders by name.
             dtype: as for `load_model`.
+            **options: those of `Predictor`.
 
         Raises:
             UserError: as `load_model` and `SoftPrompt.load`.
         """
         loaded = {name: SoftPrompt.load(folder) for name, folder in prompts.items()}
-        return Predictor(load_model(model, dtype), loaded)
+        return Predictor(load_model(model, dtype), loaded, **options)
+
+    @property
+    def prompts(self) -> Mapping[str, SoftPrompt]:
+        """The prompts by name."""
+        return dict(self._prompts)
+
+    def add(self, name: str, prompt: SoftPrompt) -> None:
+        """Adds a prompt, or replaces the one of that name.
+
+        Nothing is compiled anew while there is a free place of its length.
+
+        Raises:
+            UserError: the prompt is made for a model of another width.
+        """
+        prompt.check_fits(self.model.config, self.model.name)
+        if name not in self._places and len(self._places) == self._n_places:
+            self._make_room(_round_up(self._n_places + 1), self._prompt_length)
+        if prompt.length > self._prompt_length:
+            self._make_room(self._n_places, prompt.length)
+        self._put(name, prompt)
+
+    def remove(self, name: str) -> None:
+        """Forgets a prompt; its place is free for another.
+
+        Raises:
+            UserError: there is no such prompt.
+        """
+        self._place(name)
+        del self._places[name], self._prompts[name]
 
     def score(
         self,
-        texts: Sequence[str],
-        choices: Sequence[str],
+        texts: Texts,
+        choices: Sequence[str] | Sequence[Sequence[str]],
         prompts: str | Sequence[str] | None = None,
-    ) -> Float[np.ndarray, "n n_choices"]:
+        *,
+        per_token: bool = False,
+        content_free: str | None = None,
+    ) -> Any:
         """Log-likelihood of each choice as the answer to each text.
 
+        The text runs through the model once, whatever the number of choices.
+
         Args:
-            texts: inputs, as the task words them.
-            choices: possible answers.
+            texts: inputs as the task words them, or their token ids as `encode_inputs` gives them.
+            choices: possible answers, the same for all texts, or a list of them for each text.
             prompts: a prompt's name for each text, one name for all, or None where there is only
                 one prompt.
+            per_token: divide by a choice's number of tokens, so that long ones are not worse.
+            content_free: subtract the log-likelihood of the same choice after this input, such as
+                "N/A", so that choices which are likely whatever is asked are not better.
 
         Returns:
-            float32 `[texts, choices]`, in nats, summed over a choice's tokens. These have no end of
-            sequence unless one choice begins another.
+            float32 `[texts, choices]`, in nats, summed over a choice's tokens; for choices of each
+            text's own a list of float32 `[choices]`. The tokens have no end of sequence unless one
+            choice begins another.
 
         Raises:
-            UserError: an unknown prompt, as many names as texts are missing, or an empty text.
+            UserError: an unknown prompt, as many names as texts are missing, an empty text, or
+                choices that cannot be told apart.
+
+        References:
+            Brown et al. 2020, "Language Models are Few-Shot Learners", section 2.4 (per token);
+            Zhao et al. 2021, "Calibrate Before Use" (content-free input; the difference of
+            log-likelihoods is their diagonal rescaling without renormalisation).
         """
         if isinstance(choices, str):
             raise UserError("The choices are a single string; give a list of strings.")
-        ids = encode_choices(choices, self.model.tokenizer, self.model.config)
-        choices_CxT, choice_mask_CxT = pad_rows(ids)
-        result = np.zeros((len(texts), len(choices)), np.float32)
-        self._run(
-            texts,
-            prompts,
-            result,
-            lambda rows, names: _score(
-                self._graphdef, self._state, self._bank, rows, names, choices_CxT, choice_mask_CxT
-            ),
-            answer_length=choices_CxT.shape[1],
-        )
-        return result
+        names = self._names(prompts, texts)
+        shared = not choices or isinstance(choices[0], str)
+        each: list[Any] = [choices] * len(texts) if shared else list(choices)
+        if not texts:
+            return np.zeros((0, len(choices)), np.float32) if shared else []
+        if len(each) != len(texts):
+            raise UserError(f"There are {len(texts)} texts but {len(each)} lists of choices.")
+        encoded = self._encode_choices(each)
+        scores = self._score(texts, encoded, names)
+        if content_free is not None:
+            scores -= self._content_free_scores(content_free, each, encoded, names)
+        if per_token:
+            lengths = np.zeros(scores.shape, np.float32)
+            for row, ids in enumerate(encoded):
+                lengths[row, : len(ids)] = [len(tokens) for tokens in ids]
+            scores /= np.maximum(lengths, 1)
+        if shared:
+            return scores
+        return [row[: len(ids)] for row, ids in zip(scores, encoded, strict=True)]
 
     def generate(
         self,
-        texts: Sequence[str],
+        texts: Texts,
         prompts: str | Sequence[str] | None = None,
         max_new_tokens: int = 32,
+        *,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        numbers: Sequence[int] | None = None,
+        beams: int = 1,
+        length_penalty: float = 1.0,
+        stop: Sequence[str] = (),
+        on_text: Callable[[int, str], None] | None = None,
     ) -> list[str]:
-        """Greedy answers.
+        """Answers to texts: the likeliest token at every step unless another way is asked for.
 
         Args:
-            texts: inputs, as the task words them.
-            prompts: as for `score`.
+            texts: as for `score`.
+            prompts: likewise.
             max_new_tokens: tokens of an answer at most.
+            temperature: draw tokens, from logits divided by this; None with top_k or top_p: 1.
+            top_k: draw from so many likeliest tokens.
+            top_p: draw from the fewest likeliest tokens that have this probability together.
+            seed: of what is drawn. The same seed and number give the same text, whatever else is
+                in the batch.
+            numbers: of the texts, at least 0 and below 2**31; None: their places in `texts`.
+            beams: beam search along so many; 1: none.
+            length_penalty: answers of a beam search compare by log-likelihood / length to the
+                power of this.
+            stop: an answer ends before the first of these strings.
+            on_text: called with a text's number and each new piece of its answer as it comes; the
+                pieces of a text joined are its answer, but for outer white space.
 
         Returns:
             The answers' texts without special tokens and outer white space.
 
         Raises:
-            UserError: as `score`.
+            UserError: as `score`, or options that exclude each other.
         """
-        if max_new_tokens < 1:
-            raise UserError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
-        result = np.zeros((len(texts), max_new_tokens), np.int32)
-        self._run(
-            texts,
-            prompts,
-            result,
-            lambda rows, names: _generate(
-                self._graphdef, self._state, self._bank, rows, names, max_new_tokens
-            ),
-            answer_length=max_new_tokens,
+        search, sampling = _check_generation(
+            max_new_tokens, temperature, top_k, top_p, seed, beams, length_penalty, stop, on_text
         )
+        names = self._names(prompts, texts)
+        if numbers is not None and len(numbers) != len(texts):
+            raise UserError(f"There are {len(texts)} texts but {len(numbers)} numbers.")
+        own = np.asarray(range(len(texts)) if numbers is None else numbers, np.int32)
         if not texts:  # transformers decodes an empty batch to one empty text
             return []
-        answers = self.model.tokenizer.batch_decode(result, skip_special_tokens=True)
-        return [answer.strip() for answer in answers]
+        answers = [""] * len(texts)
+        if stop or on_text:
+            for rows, index in self._batches(texts, names, max_new_tokens, numbers=own):
+                told = generate_in_steps(
+                    self._graphdef,
+                    search,
+                    (self._state, self._bank),
+                    rows,
+                    sampling,
+                    index,
+                    self.model.tokenizer,
+                    stop,
+                    on_text,
+                )
+                for i, text in zip(index, told, strict=True):
+                    if i >= 0:
+                        answers[i] = text.strip()
+            return answers
+        result = np.zeros((len(texts), max_new_tokens), np.int32)
+        self._fetch(
+            result,
+            [
+                (
+                    index,
+                    compiled.generate(
+                        self._graphdef, self._mesh, search, self._state, self._bank, rows, sampling
+                    ),
+                )
+                for rows, index in self._batches(texts, names, max_new_tokens, numbers=own)
+            ],
+        )
+        decoded = self.model.tokenizer.batch_decode(result, skip_special_tokens=True)
+        return [answer.strip() for answer in decoded]
 
-    def _run(
-        self,
-        texts: Sequence[str],
-        prompts: str | Sequence[str] | None,
-        result: np.ndarray,
-        function: Any,
-        answer_length: int,
-    ) -> None:
-        """Fills `result` row by row: texts grouped by length, every batch queued, one fetch."""
+    def input_lengths(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text as the model reads it, without the prompt."""
+        return [len(row) for row in self._encode(texts)]
+
+    def longest_input(self, prompt: str, answer_length: int) -> int | None:
+        """Tokens that a text may have with this prompt and an answer; None: no limit."""
+        limit = self.model.config.max_positions
+        return None if limit is None else limit - self._prompts[prompt].length - answer_length
+
+    # ------------------------------------------------------------------ the bank of prompts
+
+    def _make_room(self, places: int, length: int) -> None:
+        """A larger bank; its prompts are computed anew, since padding is part of their shape."""
+        self._n_places, self._prompt_length = places, length
+        empty = empty_bank(self.model.module, places, length)
+        self._bank = jax.device_put(empty, self._everywhere)
+        prompts, self._prompts, self._places = self._prompts, {}, {}
+        for name, prompt in prompts.items():
+            self._put(name, prompt)
+
+    def _put(self, name: str, prompt: SoftPrompt) -> None:
+        free = set(range(self._n_places)) - set(self._places.values())
+        place = self._places[name] if name in self._places else min(free)
+        padded = jax.device_put(pad_prompt(prompt.vectors, self._prompt_length), self._everywhere)
+        one = compiled.bank_of_one(self._graphdef, self._state, padded.vectors, padded.mask)
+        self._bank = compiled.put(self._bank, np.int32(place), one)
+        self._places[name], self._prompts[name] = place, prompt
+
+    def _place(self, name: str) -> int:
+        if name not in self._places:
+            known = ", ".join(self._places) or "none"
+            raise UserError(f"There is no prompt {name!r}; this predictor has {known}.")
+        return self._places[name]
+
+    # --------------------------------------------------------------------------- the rows
+
+    def _encode(self, texts: Texts) -> list[list[int]]:
+        """The ids of texts; those of texts that are ids already."""
+        if all(isinstance(text, str) for text in texts):
+            words: Any = texts
+            return encode_inputs(words, self.model.tokenizer, self.model.config)[0]
+        rows: list[Any] = [list(text) for text in texts]
+        for i, row in enumerate(rows):
+            size = self.model.config.vocab_size
+            if not row or not all(isinstance(t, int | np.integer) and 0 <= t < size for t in row):
+                raise UserError(
+                    f"Input {i} (counted from 0) is no text and no ids below {size}; mend it."
+                )
+        return rows
+
+    def _names(self, prompts: str | Sequence[str] | None, texts: Texts) -> list[str]:
+        """The name of each text's prompt."""
         if isinstance(texts, str):
             raise UserError("The texts are a single string; give a list of strings.")
-        names = self._names(prompts, len(texts))
-        if not texts:
-            return
-        config = self.model.config
-        rows, _ = encode_inputs(texts, self.model.tokenizer, config)
-        longest = max(map(len, rows)) + self._bank[1].shape[1] + answer_length
-        if config.family == "gpt2" and longest > config.max_positions:
+        if prompts is None and not texts:
+            return []
+        if prompts is None:
+            if len(self._places) != 1:
+                known = ", ".join(self._places)
+                told = f"several prompts ({known})" if known else "no prompts; add"
+                raise UserError(f"There are {told}; name one for each text.")
+            prompts = next(iter(self._places))
+        names = [prompts] * len(texts) if isinstance(prompts, str) else list(prompts)
+        if len(names) != len(texts):
             raise UserError(
-                f"Prompt, text and answer have up to {longest} tokens together, but "
-                f"{self.model.name} reads {config.max_positions} at most; shorten the texts."
+                f"There are {len(texts)} texts but {len(names)} prompts; give one for each."
             )
-        examples = TokenizedExamples.from_rows(rows, [[0]] * len(rows))
-        shapes = plan_shapes(examples.input_lengths, examples.target_lengths, self.max_shapes)
-        queued = []
-        for batch, index in evaluation_batches(examples, shapes, self.batch_size):
-            inputs = {name: batch[name] for name in ("inputs", "input_mask")}
-            queued.append((index, function(inputs, names[index])))
+        for name in dict.fromkeys(names):
+            self._place(name)
+        return names
+
+    def _batches(
+        self, texts: Texts, names: Sequence[str], answer_length: int, **more: np.ndarray
+    ) -> Any:
+        """Yields the rows of each batch, and their numbers in `texts`.
+
+        Args:
+            texts: all inputs.
+            names: of their prompts.
+            answer_length: tokens that may follow a text.
+            **more: arrays `[texts, ...]` that rows take their part of.
+        """
+        config = self.model.config
+        rows = self._encode(texts)
+        longest = None
+        if config.max_positions is not None:
+            for row, name in zip(rows, names, strict=True):
+                together = self._prompts[name].length + len(row) + answer_length
+                if together > config.max_positions:
+                    raise UserError(
+                        f"Prompt {name}, a text and its answer have {together} tokens together, "
+                        f"but {self.model.name} reads {config.max_positions} at most; shorten the "
+                        "texts."
+                    )
+            longest = config.max_positions - answer_length
+        places = np.array([self._places[name] for name in names], np.int32)
+        for ids, mask, index in batch_rows(rows, self.batch_size, self._mesh.size, longest):
+            batch = {
+                "inputs": ids,
+                "input_mask": mask,
+                "places": places[index],
+                **{name: values[index] for name, values in more.items()},
+            }
+            yield jax.device_put(batch, self._by_row), index
+
+    def _encode_choices(self, each: Sequence[Sequence[str]]) -> list[list[list[int]]]:
+        """The ids of each text's choices; a list of choices that comes again is encoded once."""
+        known: dict[tuple[str, ...], list[list[int]]] = {}
+        for choices in each:
+            key = tuple(choices)
+            if key not in known:
+                if isinstance(choices, str):
+                    raise UserError(f"The choices {choices!r} are a string; give lists of strings.")
+                known[key] = encode_choices(key, self.model.tokenizer, self.model.config)
+        return [known[tuple(choices)] for choices in each]
+
+    def _score(
+        self,
+        texts: Texts,
+        encoded: Sequence[Sequence[Sequence[int]]],
+        names: Sequence[str],
+    ) -> Float[np.ndarray, "n_texts n_choices"]:
+        choices, mask = pad_choices(encoded)
+        result = np.zeros(choices.shape[:2], np.float32)
+        batches = self._batches(texts, names, choices.shape[2], choices=choices, choice_mask=mask)
+        self._fetch(
+            result,
+            [
+                (
+                    index,
+                    compiled.score(self._graphdef, self._mesh, self._state, self._bank, rows),
+                )
+                for rows, index in batches
+            ],
+        )
+        return result
+
+    def _content_free_scores(
+        self,
+        text: str,
+        each: Sequence[Sequence[str]],
+        encoded: Sequence[Sequence[Sequence[int]]],
+        names: Sequence[str],
+    ) -> Float[np.ndarray, "n_texts n_choices"]:
+        """The scores after the content-free text, once for each prompt and list of choices."""
+        keys = [(name, tuple(choices)) for name, choices in zip(names, each, strict=True)]
+        first = {key: row for row, key in reversed(list(enumerate(keys)))}
+        different = list(first)
+        scores = self._score(
+            [text] * len(different),
+            [encoded[first[key]] for key in different],
+            [name for name, _ in different],
+        )
+        place = {key: i for i, key in enumerate(different)}
+        return scores[[place[key] for key in keys]]
+
+    @staticmethod
+    def _fetch(result: np.ndarray, queued: Sequence[tuple[np.ndarray, jax.Array]]) -> None:
+        """Fills `result` row by row; everything is queued before the first answer is waited for."""
         for index, output in jax.device_get(queued):
             real = index >= 0
             result[index[real]] = output[real]
 
-    def _names(self, prompts: str | Sequence[str] | None, count: int) -> np.ndarray:
-        """The place in the bank of each text's prompt, int32."""
-        if prompts is None:
-            if len(self._index) > 1:
-                raise UserError(
-                    f"There are several prompts ({', '.join(self._index)}); name one for each text."
-                )
-            prompts = next(iter(self._index))
-        names = [prompts] * count if isinstance(prompts, str) else list(prompts)
-        if len(names) != count:
-            raise UserError(f"There are {count} texts but {len(names)} prompts; give one for each.")
-        for name in names:
-            if name not in self._index:
-                raise UserError(
-                    f"There is no prompt {name!r}; this predictor has {', '.join(self._index)}."
-                )
-        return np.asarray([self._index[name] for name in names], np.int32)
+
+def _devices(count: int | None) -> list[Device]:
+    devices = jax.local_devices()
+    if count is not None and not 1 <= count <= len(devices):
+        raise UserError(
+            f"A Predictor was asked for {count} devices, but this machine has {len(devices)}."
+        )
+    return devices[:count]
 
 
-def _row_prompts(bank: tuple[jax.Array, jax.Array], names_B: jax.Array) -> RowPrompts:
-    vectors, mask = bank
-    return RowPrompts(vectors[names_B], mask[names_B])
+def _round_up(places: int) -> int:
+    return -(-places // PLACES) * PLACES
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _score(graphdef, state, bank, rows, names_B, choices_CxT, choice_mask_CxT):
-    model = nnx.merge(graphdef, state)
-    prompts = _row_prompts(bank, names_B)
-    return choice_log_likelihoods(model, rows, choices_CxT, choice_mask_CxT, prompts)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 5))
-def _generate(graphdef, state, bank, rows, names_B, max_new_tokens):
-    model = nnx.merge(graphdef, state)
-    return greedy(model, rows, _row_prompts(bank, names_B), max_new_tokens)
+def _check_generation(
+    max_new_tokens: int,
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int,
+    beams: int,
+    length_penalty: float,
+    stop: Sequence[str],
+    on_text: Callable[[int, str], None] | None,
+) -> tuple[Search, Numbers]:
+    """The way to decode, or a UserError where the options make none."""
+    if max_new_tokens < 1:
+        raise UserError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
+    if beams < 1:
+        raise UserError(f"beams is {beams}; it must be at least 1.")
+    if isinstance(stop, str) or not all(stop):
+        raise UserError(f"stop is {stop!r}; give a list of strings that are not empty.")
+    if not 0 <= seed < 2**31:
+        raise UserError(f"seed is {seed}; it must be at least 0 and below 2**31.")
+    sampled = not (temperature is None and top_k is None and top_p is None)
+    if sampled:
+        temperature = 1.0 if temperature is None else temperature
+        check_sampling(temperature, top_k, top_p)
+    if beams > 1 and (sampled or stop or on_text is not None):
+        raise UserError("A beam search neither draws, streams nor stops; leave out beams.")
+    search = Search(max_new_tokens, sampled, top_k, top_p is not None, beams, length_penalty)
+    return search, Numbers(seed, temperature or 1.0, 1.0 if top_p is None else top_p)

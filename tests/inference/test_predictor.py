@@ -1,5 +1,6 @@
 """A Predictor gives each row what its prompt alone would give, whatever else is in the batch."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -40,15 +41,30 @@ def models(folders):
 
 
 def predictor_of(model, *names, **options):
+    options = {"devices": 1, **options}
     return Predictor(model, {name: PROMPTS[name] for name in names}, **options)
+
+
+def compilations(function):
+    """How many times the function compiles something."""
+    counted = []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            counted.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        function()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    return len(counted)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_mixed_prompts(models, variant):
     model = models[variant]
-    # Few shapes and full batches, because each is compiled.
-    options = {"batch_size": len(TEXTS), "max_shapes": 1}
-    mixed = predictor_of(model, "a", "b", "c", **options)
+    mixed = predictor_of(model, "a", "b", "c")
     scores = mixed.score(TEXTS, CHOICES, NAMES)
     answers = mixed.generate(TEXTS, NAMES, max_new_tokens=4)
     assert scores.dtype == np.float32
@@ -56,7 +72,7 @@ def test_mixed_prompts(models, variant):
     assert len(answers) == len(TEXTS)
     assert len(set(answers)) > 3
     for name in PROMPTS:
-        alone = predictor_of(model, name, **options)
+        alone = predictor_of(model, name)
         alone_scores = alone.score(TEXTS, CHOICES)
         alone_answers = alone.generate(TEXTS, max_new_tokens=4)
         for i, own in enumerate(NAMES):
@@ -91,8 +107,8 @@ def test_scores_are_those_of_the_language_model(models, variant):
 
 def test_neither_batch_size_nor_order_matters(models):
     model = models["gpt2"]
-    whole = predictor_of(model, "a", "b", "c", batch_size=16, max_shapes=1)
-    parts = predictor_of(model, "a", "b", "c", batch_size=2, max_shapes=2)
+    whole = predictor_of(model, "a", "b", "c", batch_size=16)
+    parts = predictor_of(model, "a", "b", "c", batch_size=2)
     scores = whole.score(TEXTS, CHOICES, NAMES)
     np.testing.assert_allclose(parts.score(TEXTS, CHOICES, NAMES), scores, atol=1e-5, rtol=0)
     reverse = whole.score(TEXTS[::-1], CHOICES, NAMES[::-1])
@@ -124,6 +140,18 @@ def test_names(models):
                 call(names)
 
 
+def test_texts_as_token_ids(models):
+    model = models["gpt2"]
+    predictor = predictor_of(model, "a", "b", "c")
+    ids, _ = encode_inputs(TEXTS, model.tokenizer, model.config)
+    np.testing.assert_array_equal(
+        predictor.score(ids, CHOICES, NAMES), predictor.score(TEXTS, CHOICES, NAMES)
+    )
+    for bad in ([], [model.config.vocab_size], [-1], ["a"]):
+        with pytest.raises(UserError, match=r"Input 1 \(counted from 0\) is no text and no ids"):
+            predictor.score([ids[0], bad], CHOICES, "a")
+
+
 @pytest.mark.parametrize("variant", ["t5", "gpt2"])
 def test_no_texts(models, variant):
     predictor = predictor_of(models[variant], "a")
@@ -150,8 +178,31 @@ def test_mistakes(models):
         predictor.score(TEXTS, ["good", "good "])
     with pytest.raises(UserError, match="give a list of strings"):
         predictor.score(TEXTS, "good")
-    with pytest.raises(UserError, match="at least one prompt"):
-        Predictor(model, {})
+    with pytest.raises(UserError, match="no prompts; add"):
+        Predictor(model).score(TEXTS, CHOICES)
+    with pytest.raises(UserError, match="asked for 9 devices, but this machine has 8"):
+        predictor_of(model, "a", devices=9)
+    with pytest.raises(UserError, match="no prompt 'z'"):
+        predictor.remove("z")
+    for options, message in (
+        ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"top_k": 0}, "top_k is 0"),
+        ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"beams": 0}, "beams is 0"),
+        ({"beams": 2, "temperature": 1.0}, "leave out beams"),
+        ({"beams": 2, "stop": ["."]}, "leave out beams"),
+        ({"stop": "."}, "give a list of strings"),
+        ({"stop": [""]}, "not empty"),
+        ({"seed": -1}, "seed is -1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            predictor.generate(TEXTS, **options)
+    with pytest.raises(UserError, match="7 texts but 1 numbers"):
+        predictor.generate(TEXTS, temperature=1.0, numbers=[3])
+    with pytest.raises(UserError, match="7 texts but 2 lists of choices"):
+        predictor.score(TEXTS, [CHOICES, CHOICES])
+    with pytest.raises(UserError, match="give lists of strings"):
+        predictor.score(TEXTS[:2], [CHOICES, "good"])
     with pytest.raises(UserError, match=r"12 wide.*is 32 wide"):
         Predictor(model, {"a": PROMPTS["a"], "narrow": SoftPrompt(jnp.zeros((3, 12)))})
 
@@ -164,17 +215,143 @@ def test_the_longest_text_that_gpt2_reads(models):
         predictor.generate(["the " * 505], max_new_tokens=2)
 
 
+def test_prompts_come_and_go_without_compiling(models):
+    """As long as there is a free place of their length; else the bank grows."""
+    model = models["mistral"]
+    predictor = predictor_of(model, "a", "b")
+    expected = predictor_of(model, "a", "b", "c").score(TEXTS, CHOICES, NAMES)
+
+    def score(names):
+        return predictor.score(TEXTS, CHOICES, names)
+
+    before = score(["a", "b", "b", "a", "b", "b", "b"])
+    compiled = compilations(lambda: predictor.add("c", PROMPTS["c"]))
+    compiled += compilations(lambda: np.testing.assert_array_equal(score(NAMES), expected))
+    assert compiled == 0
+    predictor.remove("a")
+    with pytest.raises(UserError, match="no prompt 'a'; this predictor has b, c"):
+        score(NAMES)
+
+    def again():  # the same prompt under another name, in the place that is free again
+        predictor.add("new", PROMPTS["a"])
+        predictor.add("c", PROMPTS["c"])  # replaced by itself
+        renamed = ["new" if name == "a" else name for name in NAMES]
+        np.testing.assert_array_equal(score(renamed), expected)
+
+    assert compilations(again) == 0
+
+    longer = SoftPrompt(jnp.asarray(random_prompt(9, 5)))
+    predictor.add("longer", longer)
+    for i in range(4):
+        predictor.add(f"more {i}", PROMPTS["b"])
+    assert list(predictor.prompts) == ["b", "c", "new", "longer", *(f"more {i}" for i in range(4))]
+    renamed = ["new" if name == "a" else name for name in NAMES]
+    np.testing.assert_allclose(score(renamed), expected, atol=1e-5, rtol=0)
+    alone = Predictor(model, {"longer": longer}, devices=1)
+    np.testing.assert_allclose(
+        predictor.score(TEXTS[:2], CHOICES, "longer"),
+        alone.score(TEXTS[:2], CHOICES),
+        atol=1e-5,
+        rtol=0,
+    )
+    assert before.shape == expected.shape
+
+
+@pytest.mark.parametrize("variant", ["t5", "mistral"])
+def test_eight_devices_answer_as_one(models, variant):
+    one = predictor_of(models[variant], "a", "b", "c")
+    eight = predictor_of(models[variant], "a", "b", "c", devices=None)
+    scores = one.score(TEXTS, CHOICES, NAMES)
+    np.testing.assert_allclose(eight.score(TEXTS, CHOICES, NAMES), scores, atol=1e-5, rtol=0)
+    for options in ({}, {"temperature": 0.7, "seed": 3}, {"beams": 2}):
+        answers = one.generate(TEXTS, NAMES, max_new_tokens=4, **options)
+        assert eight.generate(TEXTS, NAMES, max_new_tokens=4, **options) == answers
+
+
+def test_choices_of_each_text_s_own(models):
+    predictor = predictor_of(models["gpt2"], "a", "b", "c")
+    each = [CHOICES, ["good", "bad"], ["the cat", "a dog", "blue", "true"]]
+    scores = predictor.score(TEXTS[:3], each, NAMES[:3])
+    assert [row.shape for row in scores] == [(3,), (2,), (4,)]
+    for i, choices in enumerate(each):
+        alone = predictor.score([TEXTS[i]], choices, NAMES[i])
+        np.testing.assert_allclose(scores[i], alone[0], atol=1e-5, rtol=0)
+    assert predictor.score([], []).shape == (0, 0)
+
+
+def test_scores_per_token_and_beside_a_content_free_text(models):
+    model = models["gpt2"]
+    predictor = predictor_of(model, "a", "b", "c")
+    scores = predictor.score(TEXTS, CHOICES, NAMES)
+    lengths = [len(ids) for ids in encode_choices(CHOICES, model.tokenizer, model.config)]
+    assert len(set(lengths)) > 1
+    per_token = predictor.score(TEXTS, CHOICES, NAMES, per_token=True)
+    np.testing.assert_allclose(per_token, scores / np.float32(lengths)[None], rtol=1e-6)
+    calibrated = predictor.score(TEXTS, CHOICES, NAMES, content_free="the question")
+    for i, name in enumerate(NAMES):
+        base = predictor.score(["the question"], CHOICES, name)[0]
+        np.testing.assert_allclose(calibrated[i], scores[i] - base, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("variant", ["t5", "gpt2"])
+def test_what_is_drawn_depends_on_seed_and_text_number_only(models, variant):
+    options = {"max_new_tokens": 6, "temperature": 1.5, "top_k": 20, "top_p": 0.95}
+    whole = predictor_of(models[variant], "a", "b", "c")
+    parts = predictor_of(models[variant], "a", "b", "c", batch_size=2)
+    drawn = whole.generate(TEXTS, NAMES, seed=1, **options)
+    assert parts.generate(TEXTS, NAMES, seed=1, **options) == drawn
+    assert whole.generate(TEXTS[:3], NAMES[:3], seed=1, **options) == drawn[:3]
+    assert whole.generate(TEXTS, NAMES, seed=2, **options) != drawn
+    part = whole.generate(TEXTS[2:4], NAMES[2:4], seed=1, numbers=[2, 3], **options)
+    assert part == drawn[2:4]
+    # Another temperature compiles nothing.
+    hotter = options | {"temperature": 3.0, "top_p": 0.5}
+    assert compilations(lambda: whole.generate(TEXTS, NAMES, seed=5, **hotter)) == 0
+
+
+@pytest.mark.parametrize("variant", ["t5", "mistral"])
+def test_streaming_and_stop_strings(models, variant):
+    predictor = predictor_of(models[variant], "a", "b", "c")
+    whole = predictor.generate(TEXTS, NAMES, max_new_tokens=10)
+    told = {}
+    streamed = predictor.generate(
+        TEXTS,
+        NAMES,
+        max_new_tokens=10,
+        on_text=lambda i, piece: told.setdefault(i, []).append(piece),
+    )
+    assert streamed == whole
+    assert {i: "".join(pieces).strip() for i, pieces in told.items()} == {
+        i: text for i, text in enumerate(whole) if text
+    }
+    assert max(map(len, told.values())) > 1  # it came in pieces
+    # A word that some answer has inside ends that answer before it.
+    stop = next(text.split()[2] for text in whole if len(text.split()) > 3)
+    expected = [text.split(stop)[0].strip() for text in whole]
+    assert expected != whole
+    assert predictor.generate(TEXTS, NAMES, max_new_tokens=10, stop=[stop]) == expected
+    told.clear()
+    predictor.generate(
+        TEXTS,
+        NAMES,
+        max_new_tokens=10,
+        stop=[stop],
+        on_text=lambda i, piece: told.setdefault(i, []).append(piece),
+    )
+    assert all("".join(pieces).strip() == expected[i] for i, pieces in told.items())
+
+
 def test_load(folders, models, tmp_path):
     for name in ("a", "b"):
         PROMPTS[name].save(tmp_path / name)
     paths = {"a": tmp_path / "a", "b": str(tmp_path / "b")}
-    predictor = Predictor.load(str(folders["gpt2"]), paths)
+    predictor = Predictor.load(str(folders["gpt2"]), paths, devices=1)
     assert predictor.model.module.embedding[...].dtype == jnp.float32
     ours = predictor_of(models["gpt2"], "a", "b")
     np.testing.assert_array_equal(
         predictor.score(TEXTS[:2], CHOICES, ["a", "b"]), ours.score(TEXTS[:2], CHOICES, ["a", "b"])
     )
-    half = Predictor.load(str(folders["gpt2"]), paths, "bfloat16")
+    half = Predictor.load(str(folders["gpt2"]), paths, "bfloat16", devices=1)
     assert half.model.module.embedding[...].dtype == jnp.bfloat16
     scores = half.score(TEXTS[:2], CHOICES, ["a", "b"])
     assert scores.dtype == np.float32

@@ -1,0 +1,71 @@
+"""From texts of any number and length to padded batches, of few shapes that recur."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from softprompt_jax.data.tokenization import pad_rows
+
+
+def padded_length(length: int, longest: int | None = None) -> int:
+    """The next length of 8, 12, 16, 24, 32, 48, …: at most half of a row is padding.
+
+    The lengths are the same for every call, so that what was compiled once serves again.
+
+    Args:
+        length: tokens, at least 1.
+        longest: never more than this, which holds the length.
+    """
+    step = 8
+    while step < length:
+        if step * 3 // 2 >= length:
+            step = step * 3 // 2
+            break
+        step *= 2
+    return step if longest is None else min(step, longest)
+
+
+def batch_rows(
+    rows: Sequence[Sequence[int]], batch_size: int, multiple: int = 1, longest: int | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Every row once, with others of about its length.
+
+    Args:
+        rows: token ids, at least one each.
+        batch_size: rows a batch; fewer rows than that make one small batch for each length.
+        multiple: of which the number of rows is one.
+        longest: as for `padded_length`.
+
+    Yields:
+        ids, int32 [B, S], and their mask, padded on the right; and the indexes of the rows, int64
+        [B], -1 for a row of padding, which has no real token.
+    """
+    size = batch_size
+    if len(rows) < batch_size:
+        size = 1
+        while size < len(rows):
+            size *= 2
+    size = -(-size // multiple) * multiple
+    widths = np.array([padded_length(len(row), longest) for row in rows])
+    for width in np.unique(widths):
+        members = np.flatnonzero(widths == width)
+        for start in range(0, len(members), size):
+            part = members[start : start + size].tolist()
+            missing = size - len(part)
+            index = np.array(part + [-1] * missing, np.int64)
+            ids, mask = pad_rows([rows[i] for i in part])
+            more = ((0, missing), (0, int(width) - ids.shape[1]))
+            yield np.pad(ids, more), np.pad(mask, more), index
+
+
+def pad_choices(choices: Sequence[Sequence[Sequence[int]]]) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of each row's choices, int32 [n, C, T], and their mask, padded with empty choices."""
+    count = max(len(row) for row in choices)
+    length = max(len(ids) for row in choices for ids in row)
+    ids_NxCxT = np.zeros((len(choices), count, length), np.int32)
+    mask_NxCxT = np.zeros(ids_NxCxT.shape, bool)
+    for n, row in enumerate(choices):
+        for c, ids in enumerate(row):
+            ids_NxCxT[n, c, : len(ids)] = ids
+            mask_NxCxT[n, c, : len(ids)] = True
+    return ids_NxCxT, mask_NxCxT
