@@ -1,0 +1,152 @@
+"""From rows to answers: a row that cannot be answered disturbs no other."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from softprompt_jax.data.tokenization import encode_choices
+from softprompt_jax.errors import UserError
+from softprompt_jax.inference.predictor import Predictor
+from softprompt_jax.inference.row_files import BadRow, Row
+
+
+class _Kind(NamedTuple):
+    """Rows of one kind are answered in one call.
+
+    Attributes:
+        choices: number of choices, rounded up to a power of two; 0 to generate text.
+        tokens: of the answer at most; of choices likewise rounded up.
+    """
+
+    choices: int
+    tokens: int
+
+
+class Answerer:
+    """Answers rows with a predictor.
+
+    Whatever the predictor could refuse in a row is found before the row is batched with others.
+
+    Args:
+        predictor: with the prompts that the rows name.
+        max_input_length: tokens of a text, and of a choice, at most.
+        max_new_tokens: tokens to generate at most.
+        seed: of what is drawn.
+        **sampling: temperature, top_k and top_p as for `Predictor.generate`.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        *,
+        max_input_length: int,
+        max_new_tokens: int,
+        seed: int = 0,
+        **sampling: Any,
+    ):
+        self._predictor = predictor
+        self._max_input_length = max_input_length
+        self._text = _Kind(0, max_new_tokens)
+        self._seed = seed
+        self._sampling = sampling
+
+    def __call__(self, rows: Sequence[Row | BadRow]) -> list[dict[str, Any]]:
+        """The answers to rows that are neighbours in a file, in order: JSON-able objects.
+
+        The same rows together give the same bits.
+        """
+        answers: dict[int, dict[str, Any]] = {}
+        kinds: dict[_Kind, list[Row]] = {}
+        for row, found in self._sorted(rows):
+            if isinstance(found, BadRow):
+                answers[found.line] = found.as_dict()
+            else:
+                kinds.setdefault(found, []).append(row)
+        for kind, members in kinds.items():
+            answer = self._generate if kind == self._text else self._score
+            answers.update({row["line"]: row for row in answer(members)})
+        return [answers[row.line] for row in rows]
+
+    def _sorted(self, rows: Sequence[Row | BadRow]) -> Iterator[tuple[Any, _Kind | BadRow]]:
+        """Each row with the kind that it is of, or why it cannot be answered."""
+        lengths = iter(self._lengths([row.text for row in rows if isinstance(row, Row)]))
+        known: dict[tuple[str, ...], _Kind | str] = {}
+        for row in rows:
+            if isinstance(row, BadRow):
+                yield row, row
+                continue
+            length = next(lengths)
+            kind: _Kind | str = self._text
+            if row.choices is not None:
+                kind = known[row.choices] = known.get(row.choices) or self._kind(row.choices)
+            if not isinstance(kind, str):
+                kind = self._length_error(row, length, kind) or kind
+            yield row, BadRow(row.line, kind, row.named) if isinstance(kind, str) else kind
+
+    def _lengths(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text; 0 for one that the tokenizer leaves nothing of."""
+        try:
+            return self._predictor.input_lengths(texts)
+        except UserError:  # which names one of them only
+            return [self._length(text) for text in texts]
+
+    def _length(self, text: str) -> int:
+        try:
+            return self._predictor.input_lengths([text])[0]
+        except UserError:
+            return 0
+
+    def _kind(self, choices: tuple[str, ...]) -> _Kind | str:
+        """The kind of rows with these choices, or why the model cannot choose among them."""
+        model = self._predictor.model
+        try:
+            ids = encode_choices(choices, model.tokenizer, model.config)
+        except UserError as error:
+            return str(error)
+        longest, most = max(map(len, ids)), self._max_input_length
+        if longest > most:
+            return f"A choice has {longest} tokens, but at most {most} are read; shorten it."
+        return _Kind(_power_of_two(len(ids)), _power_of_two(longest))
+
+    def _length_error(self, row: Row, length: int, kind: _Kind) -> str | None:
+        if length == 0:
+            return "The row's text has no tokens."
+        most = self._max_input_length
+        room = self._predictor.longest_input(row.prompt, kind.tokens)
+        if room is not None:
+            most = max(min(most, room), 0)
+        if length <= most:
+            return None
+        return f"The row's text has {length} tokens, but at most {most} are read; shorten it."
+
+    def _score(self, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+        texts, prompts = [row.text for row in rows], [row.prompt for row in rows]
+        choices = [row.choices or () for row in rows]
+        scores = self._predictor.score(texts, choices, prompts)
+        for row, names, each in zip(rows, choices, scores, strict=True):
+            if not np.isfinite(each).all():
+                yield BadRow(row.line, "The scores are not finite.", row.named).as_dict()
+                continue
+            told = {name: round(float(score), 6) for name, score in zip(names, each, strict=True)}
+            yield {**_head(row), "prediction": names[int(each.argmax())], "scores": told}
+
+    def _generate(self, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+        texts = self._predictor.generate(
+            [row.text for row in rows],
+            [row.prompt for row in rows],
+            self._text.tokens,
+            seed=self._seed,
+            numbers=[row.line for row in rows],
+            **self._sampling,
+        )
+        for row, text in zip(rows, texts, strict=True):
+            yield {**_head(row), "prediction": text}
+
+
+def _head(row: Row) -> dict[str, Any]:
+    return {"line": row.line, **row.named, "prompt": row.prompt}
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << (number - 1).bit_length()

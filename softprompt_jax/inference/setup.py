@@ -1,0 +1,170 @@
+"""From a command's options to a model and its prompts.
+
+What can be refused before the model's weights are read is refused here.
+"""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from softprompt_jax.config import ModelOptions, RunConfig
+from softprompt_jax.errors import UserError
+from softprompt_jax.inference.predictor import Predictor
+from softprompt_jax.models import resolve_model
+from softprompt_jax.models.loading import ModelFiles
+from softprompt_jax.prompts.soft_prompt import SoftPrompt
+from softprompt_jax.training.setup import resolve_dtype
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """The options that `open_prompts` reads."""
+    parser.add_argument(
+        "--prompts", required=True, help="prompt folders, set apart by commas: NAME=FOLDER,…"
+    )
+    parser.add_argument(
+        "--model", help="hub id, folder, .gguf file or smollm2-135m; default: the prompts' own"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=["auto", "float32", "bfloat16"],
+        default="auto",
+        help="of the weights; auto: bfloat16 on TPU and GPU, float32 on CPU",
+    )
+    parser.add_argument("--batch-size", type=int, default=16, help="rows a batch; default: 16")
+    parser.add_argument("--devices", type=int, help="local devices to use; default: all of them")
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """Prompts and the model that they are for, whose weights are not read yet.
+
+    Attributes:
+        prompts: by name, all as wide as the model.
+        files: of the model.
+        dtype: of its weights, "float32" or "bfloat16".
+        batch_size: rows a batch.
+        devices: that share a batch.
+    """
+
+    prompts: dict[str, SoftPrompt]
+    files: ModelFiles
+    dtype: str
+    batch_size: int
+    devices: int
+
+    def load(self, prompts: dict[str, SoftPrompt] | None = None) -> Predictor:
+        """Reads the weights; a prompt that was trained on other ones is told on standard error.
+
+        Args:
+            prompts: what the predictor is to have; None: the prompts that were opened.
+        """
+        model = self.files.load(self.dtype)
+        for name, prompt in self.prompts.items():
+            trained_on = prompt.card.get("model_fingerprint", model.fingerprint)
+            if trained_on != model.fingerprint:
+                print(
+                    f"warning: prompt {name} was trained on {prompt.card.get('model')} with other "
+                    f"weights than those of {model.name}; expect poor answers.",
+                    file=sys.stderr,
+                )
+        return Predictor(
+            model,
+            self.prompts if prompts is None else prompts,
+            batch_size=self.batch_size,
+            devices=self.devices,
+        )
+
+
+def open_prompts(options: argparse.Namespace, folders: dict[str, Path]) -> Opened:
+    """Reads the prompts and finds their model.
+
+    Args:
+        options: those of `add_model_options`.
+        folders: of the prompts by name.
+
+    Raises:
+        UserError: a folder holds no prompt, the prompts name no common model and none is given,
+            the model is not found or has another width, or there are fewer devices.
+    """
+    check_least(options, batch_size=1)
+    here = jax.local_device_count()
+    devices = here if options.devices is None else options.devices
+    if not 1 <= devices <= here:
+        raise UserError(f"--devices is {devices}, but this machine has {here}.")
+    prompts = {name: SoftPrompt.load(folder) for name, folder in folders.items()}
+    name = options.model if options.model is not None else common_fact(prompts, "model")
+    files = resolve_model(name)
+    for each, prompt in prompts.items():
+        try:
+            prompt.check_fits(files.config, name)
+        except UserError as error:
+            raise UserError(f"Prompt {each} does not fit: {error}") from None
+    dtype = resolve_dtype(RunConfig(model=ModelOptions(name=name, dtype=options.dtype)))
+    return Opened(prompts, files, dtype, options.batch_size, devices)
+
+
+def parse_prompts(text: str, named: bool) -> dict[str, Path]:
+    """The folders of `--prompts` by name.
+
+    Args:
+        text: "boolq=runs/boolq/best,rte=runs/rte/best".
+        named: a folder must have a name; else one without goes by its path.
+
+    Raises:
+        UserError: a name or a folder is missing, or a name comes twice.
+    """
+    folders: dict[str, Path] = {}
+    for part in text.split(","):
+        name, equals, folder = (piece.strip() for piece in part.partition("="))
+        if not equals and not named:
+            folder = name
+        if not name or not folder:
+            wanted = "NAME=FOLDER,NAME=FOLDER" if named else "FOLDER,FOLDER"
+            raise UserError(f"--prompts has the part {part!r}; write it as {wanted}.")
+        if name in folders:
+            raise UserError(f"--prompts has {name!r} twice; give each prompt once.")
+        folders[name] = Path(folder)
+    return folders
+
+
+def labels_of(name: str, prompt: SoftPrompt) -> tuple[str, ...]:
+    """The labels on a prompt's card; empty for one that generates text.
+
+    Raises:
+        UserError: they are no list of texts.
+    """
+    labels: Any = prompt.card.get("labels") or []
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise UserError(
+            f"The card of prompt {name} has labels that are no list of texts; mend prompt.json."
+        )
+    return tuple(labels)
+
+
+def check_least(options: argparse.Namespace, **least: int) -> None:
+    """Refuses whole numbers that are too small, by the name of their option."""
+    for name, smallest in least.items():
+        value = getattr(options, name)
+        if value is not None and value < smallest:
+            told = name.replace("_", "-")
+            raise UserError(f"--{told} is {value}; it must be at least {smallest}.")
+
+
+def common_fact(prompts: dict[str, SoftPrompt], name: str) -> str:
+    """A text that the cards of all prompts agree on, such as their model or task.
+
+    Raises:
+        UserError: they do not.
+    """
+    told = [prompt.card.get(name) for prompt in prompts.values()]
+    facts = sorted({fact for fact in told if isinstance(fact, str) and fact})
+    if facts and all(fact == facts[0] for fact in told):
+        return facts[0]
+    known = " and ".join(facts) or "none"
+    raise UserError(
+        f"The prompts' cards do not name one {name} (they name {known}); give it with --{name}."
+    )
