@@ -1,26 +1,73 @@
-"""`python -m softprompt_jax.bench train`: how fast training is, beside what you would use instead.
+"""`python -m softprompt_jax.bench`: how fast it is, beside what you would use instead.
 
     python -m softprompt_jax.bench train --against peft
     python -m softprompt_jax.bench train --against none --train.batch_size 32
+    python -m softprompt_jax.bench predict --against peft
 
-The recipe is `configs/quickstart.py` unless `--config` names another, and every option of
-`softprompt_jax.train` changes it. The last line of the output is one JSON object.
+`train` measures training steps. The recipe is `configs/quickstart.py` unless `--config` names
+another, and every option of `softprompt_jax.train` changes it. `predict` measures answers to rows
+of mixed tasks, each task with a prompt of its own. The last line of the output is one JSON object.
 """
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from softprompt_jax.benchmarks.training import check_comparison, compare, report, to_json
+from softprompt_jax.benchmarks import prediction, training
+from softprompt_jax.benchmarks.worker import check_installed
 from softprompt_jax.command_line import Parser, load_command_config, run_command
 from softprompt_jax.errors import UserError
 
 RECIPE = "configs/quickstart.py"
 
 
+class _KindParser(Parser):
+    """Takes what `add_subparsers` calls its parsers with."""
+
+    def __init__(self, prog: str, **_: Any):
+        super().__init__(prog, None)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Measures and prints."""
     parser = Parser("softprompt_jax.bench", __doc__)
-    parser.add_argument("what", choices=["train"], help="what is measured")
+    kinds = parser.add_subparsers(
+        dest="what", required=True, metavar="{train,predict}", parser_class=_KindParser
+    )
+    train = kinds.add_parser("train", help="training steps")
+    _add_sides(train, rounds=6)
+    train.add_argument(
+        "--steps-per-round", type=int, default=12, help="training steps a turn; default: 12"
+    )
+    predict = kinds.add_parser("predict", help="classification and generation, mixed tasks")
+    _add_sides(predict, rounds=3)
+    predict.add_argument(
+        "--model",
+        default="smollm2-135m",
+        help="a causal model as load_model takes it; default: smollm2-135m",
+    )
+    for option, default, what in (
+        ("--prompts", 8, "tasks, each with a prompt of its own"),
+        ("--prompt-length", 100, "virtual tokens of a prompt"),
+        ("--batch-size", 16, "rows a batch"),
+        ("--max-new-tokens", 32, "tokens of a generated answer"),
+        ("--rows-per-round", 256, "rows that are classified a turn"),
+        ("--generated-rows-per-round", 128, "of these, rows that are answered with text too"),
+    ):
+        predict.add_argument(option, type=int, default=default, help=f"{what}; default: {default}")
+    options, rest = parser.parse_known_args(arguments)
+    for name, value in vars(options).items():
+        if isinstance(value, int) and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be at least 1.")
+    if options.what == "train":
+        return _train(options, rest)
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return _predict(options)
+
+
+def _add_sides(parser: Any, rounds: int) -> None:
+    """The options that all kinds have."""
     parser.add_argument(
         "--against",
         choices=["peft", "none"],
@@ -28,23 +75,36 @@ def main(arguments: Sequence[str]) -> int:
         help="the other side: PEFT on torch, or nothing; default: peft",
     )
     parser.add_argument(
-        "--rounds", type=int, default=6, help="turns that each side gets; default: 6"
+        "--rounds", type=int, default=rounds, help=f"turns that each side gets; default: {rounds}"
     )
-    parser.add_argument(
-        "--steps-per-round", type=int, default=12, help="training steps a turn; default: 12"
-    )
-    options, rest = parser.parse_known_args(arguments)
-    for name in ("rounds", "steps_per_round"):
-        if (value := getattr(options, name)) < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be at least 1.")
+
+
+def _train(options: Any, rest: Sequence[str]) -> int:
     if not any(argument.split("=")[0] == "--config" for argument in rest):
         rest = ["--config", RECIPE, *rest]
     config = load_command_config(rest)
     if options.against == "peft":
-        check_comparison(config)
-    sides = compare(config, options.against, options.rounds, options.steps_per_round)
-    print(report(config, sides))
-    print(to_json(sides))
+        training.check_comparison(config)
+    sides = training.compare(config, options.against, options.rounds, options.steps_per_round)
+    print(training.report(config, sides))
+    print(training.to_json(sides))
+    return 0
+
+
+def _predict(options: Any) -> int:
+    for name in ("rows_per_round", "generated_rows_per_round"):
+        # Our side compiles the shape of full batches only.
+        if (value := getattr(options, name)) < options.batch_size:
+            raise UserError(
+                f"--{name.replace('_', '-')} is {value}; it must be at least --batch-size, which "
+                f"is {options.batch_size}."
+            )
+    if options.against == "peft":
+        check_installed()
+    chosen = prediction.Options(**{n: getattr(options, n) for n in prediction.Options._fields})
+    comparison = prediction.compare(chosen)
+    print(prediction.report(chosen, comparison))
+    print(prediction.to_json(chosen, comparison))
     return 0
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import statistics
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -31,21 +31,17 @@ def spread(sizes: Sequence[int] | np.ndarray, rounds: int, steps: int) -> np.nda
 
 
 @dataclasses.dataclass(frozen=True)
-class Round:
+class Turn:
     """What one side did in its turn.
 
     Attributes:
         seconds: wall time.
-        examples: rows trained on.
-        tokens: of inputs and targets together, without padding.
-        padded_tokens: the same with padding.
+        examples: rows gone through.
         peak_memory_bytes: of the process until then.
     """
 
     seconds: float
     examples: int
-    tokens: int
-    padded_tokens: int
     peak_memory_bytes: int
 
     @property
@@ -55,7 +51,23 @@ class Round:
 
 
 @dataclasses.dataclass(frozen=True)
-class Side:
+class Round(Turn):
+    """A turn of training.
+
+    Attributes:
+        tokens: of inputs and targets together, without padding.
+        padded_tokens: the same with padding.
+    """
+
+    tokens: int
+    padded_tokens: int
+
+
+AnyTurn = TypeVar("AnyTurn", bound=Turn)
+
+
+@dataclasses.dataclass(frozen=True)
+class Side(Generic[AnyTurn]):
     """One side of a comparison.
 
     Attributes:
@@ -66,7 +78,7 @@ class Side:
 
     name: str
     about: dict[str, Any]
-    rounds: list[Round]
+    rounds: list[AnyTurn]
 
     @property
     def examples_per_second(self) -> float:
@@ -78,13 +90,7 @@ class Side:
         """Of the whole process, loading and compiling included."""
         return max(r.peak_memory_bytes for r in self.rounds)
 
-    @property
-    def padding(self) -> float:
-        """Share of padding among all tokens of inputs and targets, in [0, 1)."""
-        total = sum(r.padded_tokens for r in self.rounds)
-        return 1 - sum(r.tokens for r in self.rounds) / total
-
-    def ratios(self, other: "Side") -> list[float]:
+    def ratios(self, other: "Side[AnyTurn]") -> list[float]:
         """Its speed in units of the other's, for each round."""
         return [
             a.examples_per_second / b.examples_per_second

@@ -1,22 +1,14 @@
 """Training speed of one recipe, ours and PEFT's in turn."""
 
-import contextlib
-import importlib.util
 import json
 import os
 import statistics
-import sys
-import tempfile
-from pathlib import Path
-from typing import Any
 
 from softprompt_jax.benchmarks.rounds import Round, Side, spread
-from softprompt_jax.benchmarks.worker import Worker
+from softprompt_jax.benchmarks.worker import Workers, check_installed, tell
 from softprompt_jax.config import RunConfig
 from softprompt_jax.errors import UserError
 from softprompt_jax.version import __version__
-
-_PACKAGE = "softprompt_jax.benchmarks"
 
 
 def check_comparison(config: RunConfig) -> None:
@@ -25,12 +17,7 @@ def check_comparison(config: RunConfig) -> None:
     Raises:
         UserError: torch or peft is missing, or the recipe is none that PEFT's side follows.
     """
-    missing = [name for name in ("torch", "peft") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"The comparison needs {' and '.join(missing)}, which is not installed; run "
-            '`pip install "softprompt-jax[bench]"`, or measure with --against none.'
-        )
+    check_installed()
     if config.train.method != "prompt_tuning":
         raise UserError(
             "--train.method model_tuning has no PEFT to compare with; use --against none."
@@ -42,7 +29,9 @@ def check_comparison(config: RunConfig) -> None:
         )
 
 
-def compare(config: RunConfig, against: str, rounds: int, steps_per_round: int) -> list[Side]:
+def compare(
+    config: RunConfig, against: str, rounds: int, steps_per_round: int
+) -> list[Side[Round]]:
     """Lets the sides train in turn: one works while the others wait.
 
     So whatever else the machine does meets all sides alike, and the ratio of a round's speeds is
@@ -61,28 +50,17 @@ def compare(config: RunConfig, against: str, rounds: int, steps_per_round: int) 
         UserError: a mistake in the recipe.
     """
     recipe = {"config": config.to_json()}
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="softprompt_bench_")))
-
-        def start(name: str, module: str, setup: dict[str, Any]) -> Worker:
-            tell(f"Starting {name} …")
-            log = folder / f"{name}.log"
-            worker = Worker(f"{_PACKAGE}.{module}", setup, log, without_jax=module == "peft_side")
-            return stack.enter_context(worker)
-
-        workers = {f"softprompt_jax {__version__}": start("softprompt_jax", "ours", recipe)}
+    with Workers() as workers:
+        at_work = {f"softprompt_jax {__version__}": workers.start("softprompt_jax", "ours", recipe)}
         if against == "peft":
-            place = {"folder": str(folder)}
-            with start("the handover of model and tokens", "handover", recipe | place) as handover:
+            place = {"folder": str(workers.folder)}
+            with workers.start("the handover", "handover", recipe | place) as handover:
                 setup = handover.about | place
-            random = start("PEFT", "peft_side", setup | {"grouped": False})
-            grouped = start("PEFT, grouped", "peft_side", setup | {"grouped": True})
-            peft = f"PEFT {random.about['version']}"
-            workers |= {f"{peft}, random order": random, f"{peft}, grouped by length": grouped}
-        sides = [Side(name, worker.about, []) for name, worker in workers.items()]
+            at_work |= workers.start_peft("peft_side", setup)
+        sides = [Side[Round](name, worker.about, []) for name, worker in at_work.items()]
         batches = [spread(side.about["sizes"], rounds, steps_per_round) for side in sides]
         for number in range(rounds):
-            for side, worker, picked in zip(sides, workers.values(), batches, strict=True):
+            for side, worker, picked in zip(sides, at_work.values(), batches, strict=True):
                 answer = worker.ask({"batches": picked[number].tolist()})
                 side.rounds.append(Round(**answer))
             speeds = ", ".join(f"{side.rounds[-1].examples_per_second:.1f}" for side in sides)
@@ -90,12 +68,7 @@ def compare(config: RunConfig, against: str, rounds: int, steps_per_round: int) 
     return sides
 
 
-def tell(text: str) -> None:
-    """Says how far it is, apart from the results."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def report(config: RunConfig, sides: list[Side]) -> str:
+def report(config: RunConfig, sides: list[Side[Round]]) -> str:
     """The figures for people."""
     ours, others = sides[0], sides[1:]
     rounds = len(ours.rounds)
@@ -113,7 +86,7 @@ def report(config: RunConfig, sides: list[Side]) -> str:
         compiling = "none" if compiling is None else f"{compiling:.1f} s"
         lines.append(
             f"{side.name:34}{side.examples_per_second:>12.2f}"
-            f"{side.peak_memory_bytes / 1e9:>11.2f} GB{compiling:>15}{side.padding:>10.1%}"
+            f"{side.peak_memory_bytes / 1e9:>11.2f} GB{compiling:>15}{padding(side):>10.1%}"
         )
     lines.append("")
     lines += [f"{side.name}: {side.about['software']}; {side.about['device']}" for side in sides]
@@ -126,7 +99,13 @@ def report(config: RunConfig, sides: list[Side]) -> str:
     return "\n".join(lines)
 
 
-def to_json(sides: list[Side]) -> str:
+def padding(side: Side[Round]) -> float:
+    """Share of padding among all tokens of inputs and targets, in [0, 1)."""
+    total = sum(r.padded_tokens for r in side.rounds)
+    return 1 - sum(r.tokens for r in side.rounds) / total
+
+
+def to_json(sides: list[Side[Round]]) -> str:
     """The figures for programs, on one line.
 
     `ratio` and `ratio_grouped` are medians of the rounds' own ratios; `rounds` holds what each

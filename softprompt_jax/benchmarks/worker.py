@@ -1,10 +1,12 @@
 """The processes that are measured: one a side, asked in turn over pipes, a JSON object a line."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -106,6 +108,76 @@ class Worker:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class Workers(contextlib.ExitStack):
+    """The processes of one measurement, which end with it.
+
+    Attributes:
+        folder: what they may leave for each other; it goes with them.
+    """
+
+    def __init__(self):
+        super().__init__()
+        folder = self.enter_context(tempfile.TemporaryDirectory(prefix="softprompt_bench_"))
+        self.folder = Path(folder)
+
+    def start(
+        self, name: str, module: str, setup: dict[str, Any], without_jax: bool = False
+    ) -> Worker:
+        """Starts one.
+
+        Args:
+            name: what people are told.
+            module: of this package.
+            setup: as for `Worker`.
+            without_jax: likewise.
+
+        Raises:
+            UserError: the process met a mistake of the user.
+        """
+        tell(f"Starting {name} …")
+        log = self.folder / f"{name}.log"
+        worker = Worker(f"{__package__}.{module}", setup, log, without_jax)
+        return self.enter_context(worker)
+
+    def start_peft(self, module: str, setup: dict[str, Any]) -> dict[str, Worker]:
+        """Starts both of PEFT's sides.
+
+        Args:
+            module: of this package; its setup's `grouped` tells whether rows of like lengths share
+                a batch, and its answer has PEFT's `version`.
+            setup: the rest of it.
+
+        Returns:
+            The processes by name.
+
+        Raises:
+            UserError: as `start`.
+        """
+        random = self.start("PEFT", module, setup | {"grouped": False}, without_jax=True)
+        grouped = self.start("PEFT, grouped", module, setup | {"grouped": True}, without_jax=True)
+        name = f"PEFT {random.about['version']}"
+        return {f"{name}, random order": random, f"{name}, grouped by length": grouped}
+
+
+def tell(text: str) -> None:
+    """Says how far it is, apart from the results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def check_installed() -> None:
+    """Finds out whether PEFT's side can run before anything is loaded.
+
+    Raises:
+        UserError: torch or peft is missing.
+    """
+    missing = [name for name in ("torch", "peft") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"The comparison needs {' and '.join(missing)}, which is not installed; run "
+            '`pip install "softprompt-jax[bench]"`, or measure with --against none.'
+        )
 
 
 Answerer = Callable[[dict[str, Any]], dict[str, Any]]

@@ -32,7 +32,7 @@ def batch_rows(
 
     Args:
         rows: token ids, at least one each.
-        batch_size: rows a batch; fewer rows than that make one small batch for each length.
+        batch_size: rows a batch; a power of two below that where there are not so many rows.
         multiple: of which the number of rows is one.
         longest: as for `padded_length`.
 
@@ -47,14 +47,20 @@ def batch_rows(
             size *= 2
     size = -(-size // multiple) * multiple
     widths = np.array([padded_length(len(row), longest) for row in rows])
-    for width in np.unique(widths):
-        members = np.flatnonzero(widths == width)
+    different = np.unique(widths).tolist()
+    waiting: list[int] = []
+    for i, width in enumerate(different):
+        members = waiting + np.flatnonzero(widths == width).tolist()
+        # What does not fill a batch joins the next length, unless that is far longer.
+        joins = i + 1 < len(different) and different[i + 1] <= 2 * width
+        full = len(members) // size * size if joins else len(members)
+        members, waiting = members[:full], members[full:]
         for start in range(0, len(members), size):
-            part = members[start : start + size].tolist()
+            part = members[start : start + size]
             missing = size - len(part)
             index = np.array(part + [-1] * missing, np.int64)
             ids, mask = pad_rows([rows[i] for i in part])
-            more = ((0, missing), (0, int(width) - ids.shape[1]))
+            more = ((0, missing), (0, width - ids.shape[1]))
             yield np.pad(ids, more), np.pad(mask, more), index
 
 

@@ -15,7 +15,7 @@ from softprompt_jax.errors import UserError
 from softprompt_jax.inference import compiled
 from softprompt_jax.inference.batching import batch_rows, pad_choices
 from softprompt_jax.inference.compiled import Numbers, Search
-from softprompt_jax.inference.prompt_bank import empty_bank, pad_prompt
+from softprompt_jax.inference.places import PromptPlaces
 from softprompt_jax.inference.sampling import check_sampling
 from softprompt_jax.inference.streaming import generate_in_steps
 from softprompt_jax.models import LanguageModel, load_model
@@ -24,10 +24,6 @@ from softprompt_jax.training.parallel import AXIS, Device
 
 Texts = Sequence[str] | Sequence[Sequence[int]]
 """Inputs as the task words them, or their token ids as the model reads them."""
-
-# Places are added so many at a time; one more than is needed is always free, so that a prompt can
-# come while the predictor serves without compiling anything.
-PLACES = 4
 
 
 class Predictor:
@@ -69,11 +65,14 @@ class Predictor:
         self._by_row = NamedSharding(self._mesh, PartitionSpec(AXIS))
         self._graphdef, state = nnx.split(model.module)
         self._state = jax.device_put(state, self._everywhere)
-        self._prompts: dict[str, SoftPrompt] = {}
-        self._places: dict[str, int] = {}
         longest = max((prompt.length for prompt in prompts.values()), default=1)
-        self._make_room(
-            max(places or 0, _round_up(len(prompts) + 1)), max(prompt_length or 0, longest)
+        self._places = PromptPlaces(
+            model,
+            self._graphdef,
+            self._state,
+            self._everywhere,
+            max(places or 0, len(prompts) + 1),
+            max(prompt_length or 0, longest),
         )
         for name, prompt in prompts.items():
             self.add(name, prompt)
@@ -102,7 +101,7 @@ class Predictor:
     @property
     def prompts(self) -> Mapping[str, SoftPrompt]:
         """The prompts by name."""
-        return dict(self._prompts)
+        return self._places.prompts
 
     def add(self, name: str, prompt: SoftPrompt) -> None:
         """Adds a prompt, or replaces the one of that name.
@@ -112,12 +111,7 @@ class Predictor:
         Raises:
             UserError: the prompt is made for a model of another width.
         """
-        prompt.check_fits(self.model.config, self.model.name)
-        if name not in self._places and len(self._places) == self._n_places:
-            self._make_room(_round_up(self._n_places + 1), self._prompt_length)
-        if prompt.length > self._prompt_length:
-            self._make_room(self._n_places, prompt.length)
-        self._put(name, prompt)
+        self._places.add(name, prompt)
 
     def remove(self, name: str) -> None:
         """Forgets a prompt; its place is free for another.
@@ -125,8 +119,7 @@ class Predictor:
         Raises:
             UserError: there is no such prompt.
         """
-        self._place(name)
-        del self._places[name], self._prompts[name]
+        self._places.remove(name)
 
     def score(
         self,
@@ -242,7 +235,7 @@ class Predictor:
                 told = generate_in_steps(
                     self._graphdef,
                     search,
-                    (self._state, self._bank),
+                    (self._state, self._places.bank),
                     rows,
                     sampling,
                     index,
@@ -255,18 +248,12 @@ class Predictor:
                         answers[i] = text.strip()
             return answers
         result = np.zeros((len(texts), max_new_tokens), np.int32)
-        self._fetch(
-            result,
-            [
-                (
-                    index,
-                    compiled.generate(
-                        self._graphdef, self._mesh, search, self._state, self._bank, rows, sampling
-                    ),
-                )
-                for rows, index in self._batches(texts, names, max_new_tokens, numbers=own)
-            ],
-        )
+        queued = []
+        for rows, index in self._batches(texts, names, max_new_tokens, numbers=own):
+            shared = (self._state, self._places.bank)
+            output = compiled.generate(self._graphdef, self._mesh, search, *shared, rows, sampling)
+            queued.append((index, output))
+        self._fetch(result, queued)
         decoded = self.model.tokenizer.batch_decode(result, skip_special_tokens=True)
         return [answer.strip() for answer in decoded]
 
@@ -277,32 +264,7 @@ class Predictor:
     def longest_input(self, prompt: str, answer_length: int) -> int | None:
         """Tokens that a text may have with this prompt and an answer; None: no limit."""
         limit = self.model.config.max_positions
-        return None if limit is None else limit - self._prompts[prompt].length - answer_length
-
-    # ------------------------------------------------------------------ the bank of prompts
-
-    def _make_room(self, places: int, length: int) -> None:
-        """A larger bank; its prompts are computed anew, since padding is part of their shape."""
-        self._n_places, self._prompt_length = places, length
-        empty = empty_bank(self.model.module, places, length)
-        self._bank = jax.device_put(empty, self._everywhere)
-        prompts, self._prompts, self._places = self._prompts, {}, {}
-        for name, prompt in prompts.items():
-            self._put(name, prompt)
-
-    def _put(self, name: str, prompt: SoftPrompt) -> None:
-        free = set(range(self._n_places)) - set(self._places.values())
-        place = self._places[name] if name in self._places else min(free)
-        padded = jax.device_put(pad_prompt(prompt.vectors, self._prompt_length), self._everywhere)
-        one = compiled.bank_of_one(self._graphdef, self._state, padded.vectors, padded.mask)
-        self._bank = compiled.put(self._bank, np.int32(place), one)
-        self._places[name], self._prompts[name] = place, prompt
-
-    def _place(self, name: str) -> int:
-        if name not in self._places:
-            known = ", ".join(self._places) or "none"
-            raise UserError(f"There is no prompt {name!r}; this predictor has {known}.")
-        return self._places[name]
+        return None if limit is None else limit - self.prompts[prompt].length - answer_length
 
     # --------------------------------------------------------------------------- the rows
 
@@ -327,18 +289,18 @@ class Predictor:
         if prompts is None and not texts:
             return []
         if prompts is None:
-            if len(self._places) != 1:
-                known = ", ".join(self._places)
+            if len(self.prompts) != 1:
+                known = ", ".join(self.prompts)
                 told = f"several prompts ({known})" if known else "no prompts; add"
                 raise UserError(f"There are {told}; name one for each text.")
-            prompts = next(iter(self._places))
+            prompts = next(iter(self.prompts))
         names = [prompts] * len(texts) if isinstance(prompts, str) else list(prompts)
         if len(names) != len(texts):
             raise UserError(
                 f"There are {len(texts)} texts but {len(names)} prompts; give one for each."
             )
         for name in dict.fromkeys(names):
-            self._place(name)
+            _ = self._places[name]  # refuses a name that is not there
         return names
 
     def _batches(
@@ -357,7 +319,7 @@ class Predictor:
         longest = None
         if config.max_positions is not None:
             for row, name in zip(rows, names, strict=True):
-                together = self._prompts[name].length + len(row) + answer_length
+                together = self.prompts[name].length + len(row) + answer_length
                 if together > config.max_positions:
                     raise UserError(
                         f"Prompt {name}, a text and its answer have {together} tokens together, "
@@ -395,16 +357,13 @@ class Predictor:
         choices, mask = pad_choices(encoded)
         result = np.zeros(choices.shape[:2], np.float32)
         batches = self._batches(texts, names, choices.shape[2], choices=choices, choice_mask=mask)
-        self._fetch(
-            result,
-            [
-                (
-                    index,
-                    compiled.score(self._graphdef, self._mesh, self._state, self._bank, rows),
-                )
-                for rows, index in batches
-            ],
-        )
+        queued = []
+        for rows, index in batches:
+            bank = self._places.bank
+            queued.append(
+                (index, compiled.score(self._graphdef, self._mesh, self._state, bank, rows))
+            )
+        self._fetch(result, queued)
         return result
 
     def _content_free_scores(
@@ -441,10 +400,6 @@ def _devices(count: int | None) -> list[Device]:
             f"A Predictor was asked for {count} devices, but this machine has {len(devices)}."
         )
     return devices[:count]
-
-
-def _round_up(places: int) -> int:
-    return -(-places // PLACES) * PLACES
 
 
 def _check_generation(
