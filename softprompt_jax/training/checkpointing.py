@@ -65,11 +65,14 @@ class Checkpoints:
         wanted = _by_path(like)
         latest = self._checkpointer.latest
         try:
-            leaves = self._checkpointer.load(latest, wanted)
-            metadata = self._checkpointer.metadata(latest).custom_metadata
-            loop_state = metadata["loop"] if isinstance(metadata, dict) else None
-            if not isinstance(loop_state, dict):
+            metadata = self._checkpointer.metadata(latest)
+            # Before anything is read: orbax leaves reads behind when one of them fails.
+            if _shapes(metadata.metadata) != _shapes(wanted):
+                raise ValueError("it holds other arrays")
+            if not isinstance(metadata.custom_metadata, dict):
                 raise ValueError("its metadata is missing")
+            loop_state = metadata.custom_metadata["loop"]
+            leaves = self._checkpointer.load(latest, wanted)
         except (ValueError, KeyError, OSError) as error:
             folder = self._checkpointer.directory / str(self.latest_step)
             raise UserError(
@@ -90,3 +93,7 @@ def _by_path(state: TrainState) -> dict[str, Any]:
         jax.tree_util.keystr(path, simple=True, separator="."): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
     }
+
+
+def _shapes(leaves: Any) -> dict[str, tuple[int, ...]]:
+    return {path: tuple(leaf.shape) for path, leaf in dict(leaves or {}).items()}
