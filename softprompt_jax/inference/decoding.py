@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from softprompt_jax.models.layers import KeysValues, count_real, last_real, token_positions
+from softprompt_jax.models.attention import KeysValues, count_real, last_real, token_positions
 from softprompt_jax.prompts.prompted_model import AnyPrompt, Batch, encode, prompt_past
 
 Choose = Callable[[Float[Array, "B V"], Int[Array, ""]], Int[Array, " B"]]

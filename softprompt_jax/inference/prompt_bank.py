@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from softprompt_jax.models.layers import Past
+from softprompt_jax.models.attention import Past
 from softprompt_jax.prompts.prompted_model import RowPrompts, prompt_past
 
 Bank = TypeVar("Bank", RowPrompts, Past)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from softprompt_jax.errors import UserError
-from softprompt_jax.models.layers import MASKED
+from softprompt_jax.models.attention import MASKED
 
 
 @partial(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from softprompt_jax.models.layers import count_real, last_real, token_positions
+from softprompt_jax.models.attention import count_real, last_real, token_positions
 from softprompt_jax.prompts.prompted_model import (
     AnyPrompt,
     Batch,

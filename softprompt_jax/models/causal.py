@@ -15,24 +15,29 @@ import numpy as np
 from flax import nnx
 
 from softprompt_jax.errors import UserError
-from softprompt_jax.models.layers import (
-    MLP,
-    Dropout,
+from softprompt_jax.models.attention import (
     KeysValues,
-    LayerNorm,
-    Linear,
     Past,
-    RMSNorm,
-    apply_dropout,
     causal_bias,
     count_real,
     gather_positions,
+    gather_queries,
     padding_bias,
     token_positions,
-    unembed,
     visible_bias,
     window_bias,
 )
+from softprompt_jax.models.blocks import Remat, each_block, keep_residual, run_blocks
+from softprompt_jax.models.layers import (
+    MLP,
+    Dropout,
+    LayerNorm,
+    Linear,
+    RMSNorm,
+    apply_dropout,
+    unembed,
+)
+from softprompt_jax.models.stacking import is_stacked
 
 Norm = RMSNorm | LayerNorm
 Tables = tuple[jax.Array, jax.Array] | None
@@ -43,8 +48,9 @@ class CausalBlock(nnx.Module):
     """Attention and a feed-forward layer, norms first.
 
     Args:
-        attention: called as `attention(x_BxLxD, tables, biases, dropout, site, earlier, column)`,
-            gives [B, L, D] and the keys and values that it saw.
+        attention: called as
+            `attention(x_BxLxD, tables, biases, dropout, site, earlier, column, at_BxT)`, gives
+            [B, L, D], or [B, T, D] of those positions, and the keys and values that it saw.
         residual_dropout: Whether dropout acts on what the two layers give.
     """
 
@@ -69,15 +75,20 @@ class CausalBlock(nnx.Module):
         tables: Tables,
         biases: tuple[jax.Array, ...],
         dropout: Dropout | None,
-        site: int,
+        site: int | jax.Array,
         earlier: KeysValues | None,
         column: jax.Array | None,
+        at_BxT: jax.Array | None = None,
     ) -> tuple[jax.Array, KeysValues]:
-        """Returns the residual stream [B, L, D] after the block, and the keys and values seen."""
+        """Returns the residual stream [B, L, D] after the block, and the keys and values seen.
+
+        With at_BxT the stream is [B, T, D], of these positions only; the biases are theirs then.
+        """
         normed = self.attention_norm(x_BxLxD)
-        y, seen = self.attention(normed, tables, biases, dropout, site, earlier, column)
+        y, seen = self.attention(normed, tables, biases, dropout, site, earlier, column, at_BxT)
         residual = dropout if self.residual_dropout else None
-        x_BxLxD = x_BxLxD + apply_dropout(residual, y, site + 1)
+        x_BxLxD = gather_positions(x_BxLxD, at_BxT) + apply_dropout(residual, y, site + 1)
+        x_BxLxD = keep_residual(x_BxLxD)
         y = self.mlp(self.mlp_norm(x_BxLxD))
         return x_BxLxD + apply_dropout(residual, y, site + 2), seen
 
@@ -92,14 +103,16 @@ class CausalModel(nnx.Module):
         final_norm: After the last block.
         head: The output head; None: the embedding.
         windows: For each layer how many positions back it sees, itself included; None: all.
+        remat: What a backward pass computes anew.
     """
 
     config: Any
     embedding: nnx.Param
-    blocks: nnx.List
+    blocks: Any
     final_norm: Norm
     head: Linear | None
     windows: tuple[int | None, ...]
+    remat: Remat = "none"
 
     @abstractmethod
     def enter(
@@ -160,8 +173,62 @@ class CausalModel(nnx.Module):
             UserError: As `check_length`. A past whose mask is given counts as empty there, since
                 only the rows' real positions matter: its maker has to see to the limit.
         """
-        x, _ = self._after(past, x_BxLxD, mask_BxL, positions_BxL, visible_LxL, dropout)
+        x = x_BxLxD
+        positions, biases = self._view(past, x, mask_BxL, positions_BxL, visible_LxL)
+        if past is not None:
+            x, _ = self._run(x, *positions, biases, past.layers, None, dropout)
+        else:
+            x = self._run_alone(x, *positions, biases, dropout)
         return self.final_norm(gather_positions(x, at_BxT))
+
+    def after_prompt(
+        self, prompt_PxD: jax.Array, x_BxLxD: jax.Array, at_BxT: jax.Array
+    ) -> jax.Array:
+        """Hidden states of texts that all follow one prompt, after the final norm.
+
+        The prompt sees nothing of what follows it, so it goes through the model once, beside the
+        texts, and not once a row. The last block is computed where its output is wanted only.
+
+        Args:
+            prompt_PxD: Virtual tokens.
+            x_BxLxD: Embedded tokens, with padding at the end only.
+            at_BxT: int32 indexes into the texts.
+
+        Returns:
+            [B, T, D].
+
+        Raises:
+            UserError: As `check_length`.
+        """
+        before, length = prompt_PxD.shape[0], x_BxLxD.shape[1]
+        self.check_length(before + length)
+        positions_P, positions_L = (
+            token_positions(None, before),
+            token_positions(None, length, before),
+        )
+        prompt, prompt_tables = self.enter(prompt_PxD[None], positions_P, None)
+        texts, text_tables = self.enter(x_BxLxD, positions_L, None)
+        prompt_biases = self._windowed((causal_bias(before),), positions_P, positions_P)
+        positions_S = _join_rows(positions_P, positions_L)
+        text_biases = self._windowed((causal_bias(length, before),), positions_L, positions_S)
+
+        def run(
+            block: CausalBlock, streams: tuple[jax.Array, jax.Array], number: Any, at: Any = None
+        ) -> tuple[jax.Array, jax.Array]:
+            prompt, texts = streams
+            window = self._window(number)
+            own = prompt_biases[window]
+            prompt, seen = block(prompt, prompt_tables, own, None, 0, None, None)
+            own = gather_queries(text_biases[window], at)
+            texts, _ = block(texts, text_tables, own, None, 0, seen, None, at)
+            return prompt, texts
+
+        if is_stacked(self.blocks):
+            _, texts = run_blocks(self.blocks, run, (prompt, texts), self.remat)
+            return self.final_norm(gather_positions(texts, at_BxT))
+        *blocks, last = self.blocks
+        streams = run_blocks(blocks, run, (prompt, texts), self.remat)
+        return self.final_norm(run(last, streams, len(blocks), at_BxT)[1])
 
     def prefix(
         self, x_BxLxD: jax.Array, mask_BxL: jax.Array | None = None, past: Past | None = None
@@ -174,7 +241,9 @@ class CausalModel(nnx.Module):
         Raises:
             UserError: As `__call__`.
         """
-        _, layers = self._after(past, x_BxLxD, mask_BxL, None, None, None)
+        positions, biases = self._view(past, x_BxLxD, mask_BxL, None, None)
+        before = None if past is None else past.layers
+        _, layers = self._run(x_BxLxD, *positions, biases, before, None, None)
         return Past(layers, _join_masks(past, x_BxLxD, mask_BxL))
 
     def extend(
@@ -204,16 +273,15 @@ class CausalModel(nnx.Module):
         x, layers = self._run(x_BxLxD, positions_BxL, positions_BxS, biases, layers, column, None)
         return self.final_norm(x), layers
 
-    def _after(
+    def _view(
         self,
         past: Past | None,
         x: jax.Array,
         mask_BxL: jax.Array | None,
         positions_BxL: jax.Array | None,
         visible_LxL: np.ndarray | None,
-        dropout: Dropout | None,
-    ) -> tuple[jax.Array, list[KeysValues]]:
-        """The residual stream [B, L, D], and each layer's keys and values of past and x."""
+    ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, ...]]:
+        """The positions of x and of all that it may see, and the biases of its scores."""
         length = x.shape[1]
         before = 0 if past is None else past.layers[0].keys.shape[2]
         past_mask = None if past is None else past.mask
@@ -230,15 +298,7 @@ class CausalModel(nnx.Module):
         mask_BxS = _join_masks(past, x, mask_BxL)
         if mask_BxS is not None:
             biases = (*biases, padding_bias(mask_BxS))
-        return self._run(
-            x,
-            positions_BxL,
-            _join_rows(past_positions, positions_BxL),
-            biases,
-            None if past is None else past.layers,
-            None,
-            dropout,
-        )
+        return (positions_BxL, _join_rows(past_positions, positions_BxL)), biases
 
     def _run(
         self,
@@ -252,18 +312,51 @@ class CausalModel(nnx.Module):
     ) -> tuple[jax.Array, list[KeysValues]]:
         """The residual stream [B, L, D] after all blocks, and each one's keys and values."""
         x, tables = self.enter(x, positions_BxL, dropout)
-        # A window as long as the sequence hides nothing.
-        windows = {w for w in self.windows if w is not None and w < positions_BxS.shape[1]}
-        in_window = {
-            w: (*biases, window_bias(positions_BxL, positions_BxS, w)) for w in sorted(windows)
-        }
+        windowed = self._windowed(biases, positions_BxL, positions_BxS)
         kept = []
-        for i, (block, window) in enumerate(zip(self.blocks, self.windows, strict=True)):
-            own_biases = biases if window is None else in_window.get(window, biases)
+        for i, block in enumerate(each_block(self.blocks)):
             earlier = None if layers is None else layers[i]
+            own_biases = windowed[self._window(i)]
             x, seen = block(x, tables, own_biases, dropout, 8 * (i + 1), earlier, column)
             kept.append(seen)
         return x, kept
+
+    def _run_alone(
+        self,
+        x: jax.Array,
+        positions_BxL: jax.Array,
+        positions_BxS: jax.Array,
+        biases: tuple[jax.Array, ...],
+        dropout: Dropout | None,
+    ) -> jax.Array:
+        """As `_run` for the residual stream only, of a sequence with nothing before it."""
+        x, tables = self.enter(x, positions_BxL, dropout)
+        windowed = self._windowed(biases, positions_BxL, positions_BxS)
+
+        def run(block: CausalBlock, x: jax.Array, number: Any) -> jax.Array:
+            own = windowed[self._window(number)]
+            return block(x, tables, own, dropout, 8 * (number + 1), None, None)[0]
+
+        return run_blocks(self.blocks, run, x, self.remat)
+
+    def _window(self, number: Any) -> int | None:
+        """The window of a layer; a stack's layers all have the same."""
+        return self.windows[0 if is_stacked(self.blocks) else number]
+
+    def _windowed(
+        self,
+        biases: tuple[jax.Array, ...],
+        positions_BxL: jax.Array,
+        positions_BxS: jax.Array,
+    ) -> dict[int | None, tuple[jax.Array, ...]]:
+        """The biases of each window that a layer has."""
+        # A window as long as the sequence hides nothing.
+        return {
+            window: biases
+            if window is None or window >= positions_BxS.shape[1]
+            else (*biases, window_bias(positions_BxL, positions_BxS, window))
+            for window in dict.fromkeys(self.windows)
+        }
 
 
 def _join_rows(first_BxM: jax.Array, second_BxL: jax.Array) -> jax.Array:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -42,3 +44,9 @@ def build_module(config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> Mo
     if isinstance(config, LlamaConfig):
         return Llama(config, dtype=dtype, rngs=rngs)
     return GPT2(config, dtype=dtype, rngs=rngs)
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """Number of parameters."""
+    abstract = nnx.eval_shape(lambda: build_module(config, dtype=jnp.float32, rngs=nnx.Rngs(0)))
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(abstract)))

@@ -15,19 +15,23 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from softprompt_jax.errors import UserError
+from softprompt_jax.models.attention import (
+    KeysValues,
+    Method,
+    attend,
+    gather_positions,
+    join_keys_values,
+    split_heads,
+)
 from softprompt_jax.models.causal import CausalBlock, CausalModel, Tables
 from softprompt_jax.models.layers import (
     MLP,
     Dropout,
-    KeysValues,
     LayerNorm,
     Linear,
     apply_dropout,
-    attend,
     check_activation,
-    join_keys_values,
     normal_param,
-    split_heads,
 )
 from softprompt_jax.models.raw_config import check_model_type, need, padding_id, token_ids
 
@@ -115,6 +119,7 @@ class GPT2Attention(nnx.Module):
         self.qkv = linear(config.d_model, 3 * config.d_model)
         self.o = linear(config.d_model, config.d_model)
         self.n_heads = config.n_heads
+        self.method: Method = "plain"
 
     def __call__(
         self,
@@ -122,16 +127,26 @@ class GPT2Attention(nnx.Module):
         tables: Tables,
         biases: tuple[jax.Array, ...],
         dropout: Dropout | None,
-        site: int,
+        site: int | jax.Array,
         earlier: KeysValues | None,
         column: jax.Array | None,
+        at_BxT: jax.Array | None,
     ) -> tuple[jax.Array, KeysValues]:
         """As `CausalBlock` calls it; there are no tables."""
         parts = jnp.split(self.qkv(x_BxLxD), 3, axis=-1)
+        parts[0] = gather_positions(parts[0], at_BxT)
         q, k, v = (split_heads(part, self.n_heads) for part in parts)
         seen = join_keys_values(earlier, KeysValues(k, v), column)
-        scale = q.shape[-1] ** -0.5
-        return self.o(attend(q, *seen, biases, scale=scale, dropout=dropout, site=site)), seen
+        mixed = attend(
+            q,
+            *seen,
+            biases,
+            scale=q.shape[-1] ** -0.5,
+            dropout=dropout,
+            site=site,
+            method=self.method,
+        )
+        return self.o(mixed), seen
 
 
 class GPT2(CausalModel):

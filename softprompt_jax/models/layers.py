@@ -1,4 +1,4 @@
-"""The parts that the three families share: parameters with their initial values, and attention.
+"""The parts that the three families share: dropout, and layers with their initial values.
 
 Shape suffixes: B batch, L length of the queries, S length of the keys, D model width, F width of
 the feed-forward layer, H heads, G heads of keys and values (G divides H), K width of a head.
@@ -10,7 +10,6 @@ statistics and softmax are always float32.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +17,6 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from softprompt_jax.errors import UserError
-
-MASKED = -1e9
-"""Added to a score that must get no weight. Finite, so that a row without any key gives no NaN."""
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
@@ -59,7 +55,7 @@ class Dropout:
     rate: float
     keys_B: jax.Array  # noqa: N815 (shape suffix)
 
-    def __call__(self, x: jax.Array, site: int) -> jax.Array:
+    def __call__(self, x: jax.Array, site: int | jax.Array) -> jax.Array:
         """Drops numbers of x at random and scales the rest by 1 / (1 - rate).
 
         Args:
@@ -78,7 +74,7 @@ class Dropout:
         return jnp.where(jax.vmap(keep)(self.keys_B), x / (1 - self.rate), jnp.zeros_like(x))
 
 
-def apply_dropout(dropout: Dropout | None, x: jax.Array, site: int) -> jax.Array:
+def apply_dropout(dropout: Dropout | None, x: jax.Array, site: int | jax.Array) -> jax.Array:
     """Applies dropout at a site, or returns x when there is none."""
     return x if dropout is None else dropout(x, site)
 
@@ -183,7 +179,7 @@ class MLP(nnx.Module):
         self.activation = activation
 
     def __call__(
-        self, x_BxLxD: jax.Array, dropout: Dropout | None = None, site: int = 0
+        self, x_BxLxD: jax.Array, dropout: Dropout | None = None, site: int | jax.Array = 0
     ) -> jax.Array:
         """Applies the layer; dropout, if given, acts on the hidden numbers before `down`."""
         activation = ACTIVATIONS[self.activation]
@@ -207,155 +203,3 @@ def unembed(h_BxTxD: jax.Array, embedding_VxD: nnx.Param, head: Linear | None) -
         (((2,), (1,)), ((), ())),
         preferred_element_type=jnp.float32,
     )
-
-
-# --- Attention -------------------------------------------------------------------------------
-
-
-def split_heads(x_BxLxE: jax.Array, n_heads: int) -> jax.Array:
-    """[B, L, H*K] -> [B, H, L, K]."""
-    batch, length, width = x_BxLxE.shape
-    return x_BxLxE.reshape(batch, length, n_heads, width // n_heads).transpose(0, 2, 1, 3)
-
-
-def attend(
-    q_BxHxLxK: jax.Array,
-    k_BxGxSxK: jax.Array,
-    v_BxGxSxK: jax.Array,
-    biases: tuple[jax.Array, ...],
-    *,
-    scale: float = 1.0,
-    dropout: Dropout | None = None,
-    site: int = 0,
-) -> jax.Array:
-    """Attention; with fewer heads of keys than of queries, each serves H / G neighbouring queries.
-
-    Args:
-        q_BxHxLxK: Queries.
-        k_BxGxSxK: Keys.
-        v_BxGxSxK: Values.
-        biases: Arrays of four dimensions that broadcast to [B, H, L, S], float32, added to the
-            scores one after the other. They stay apart because their sum would be as large as the
-            scores themselves, while each is small.
-        scale: Factor of the queries.
-        dropout: Dropout of the attention weights.
-        site: Its site.
-
-    Returns:
-        [B, L, H*K] in the dtype of v.
-    """
-    batch, n_heads, n_queries, width = q_BxHxLxK.shape
-    _, n_groups, n_keys, _ = k_BxGxSxK.shape
-    if scale != 1.0:
-        q_BxHxLxK = q_BxHxLxK * scale
-    # The queries of one group are stacked, so that keys and values need no copies per head.
-    rows = n_heads // n_groups * n_queries
-    scores = jnp.matmul(
-        q_BxHxLxK.reshape(batch, n_groups, rows, width),
-        k_BxGxSxK.swapaxes(-1, -2),
-        preferred_element_type=jnp.float32,
-    ).reshape(batch, n_heads, n_queries, n_keys)
-    for bias in biases:
-        scores = scores + bias
-    weights = apply_dropout(dropout, jax.nn.softmax(scores, axis=-1), site)
-    weights = weights.astype(v_BxGxSxK.dtype).reshape(batch, n_groups, rows, n_keys)
-    mixed_BxHxLxK = (weights @ v_BxGxSxK).reshape(batch, n_heads, n_queries, width)
-    return mixed_BxHxLxK.transpose(0, 2, 1, 3).reshape(batch, n_queries, n_heads * width)
-
-
-class KeysValues(NamedTuple):
-    """Keys and values of one layer's attention.
-
-    Attributes:
-        keys: [B, G, S, K], their positions applied where that is done to keys.
-        values: [B, G, S, K].
-    """
-
-    keys: jax.Array
-    values: jax.Array
-
-
-class Past(NamedTuple):
-    """What a causal model has of M positions that stand before those it is given.
-
-    Attributes:
-        layers: Each layer's keys and values, [B, G, M, K]; B is 1 where all rows share them.
-        mask: bool [B, M], False at padding, wherever that stands; None means all are real.
-    """
-
-    layers: list[KeysValues]
-    mask: jax.Array | None
-
-
-def join_keys_values(
-    earlier: KeysValues | None, own: KeysValues, column: jax.Array | None = None
-) -> KeysValues:
-    """The keys and values that L queries may see: earlier ones and their own.
-
-    Args:
-        earlier: [B, G, M, K] or [1, G, M, K], or None.
-        own: [B, G, L, K].
-        column: None: own ones are put after the earlier ones, [B, G, M+L, K]. Else they overwrite
-            the L columns from this one on, [B, G, M, K], which under jit happens in place.
-    """
-    if earlier is None:
-        return own
-
-    def join(earlier: jax.Array, own: jax.Array) -> jax.Array:
-        if column is not None:
-            return jax.lax.dynamic_update_slice_in_dim(earlier, own, column, axis=2)
-        rows = jnp.broadcast_to(earlier, (own.shape[0], *earlier.shape[1:]))
-        return jnp.concatenate([rows, own], axis=2)
-
-    return KeysValues(join(earlier.keys, own.keys), join(earlier.values, own.values))
-
-
-def count_real(mask_BxL: jax.Array) -> jax.Array:
-    """Number of real tokens of each row, int32 [B]."""
-    return jnp.sum(mask_BxL, axis=1, dtype=jnp.int32)
-
-
-def last_real(mask_BxL: jax.Array) -> jax.Array:
-    """Index of each row's last real token, int32 [B]; of the last one where there is none."""
-    from_the_end_B = jnp.argmax(mask_BxL[:, ::-1], axis=1).astype(jnp.int32)
-    return mask_BxL.shape[1] - 1 - from_the_end_B
-
-
-def token_positions(
-    mask_BxL: jax.Array | None, length: int, before: int | jax.Array = 0
-) -> jax.Array:
-    """Positions among the real tokens, int32 [B, L]; [1, L] without a mask.
-
-    A masked position gets that of the last real token before it, or 0. So many positions (one
-    number, or one a row, [B]) stand before all of them.
-    """
-    first = before if isinstance(before, int) else before[:, None]
-    if mask_BxL is None:
-        return jnp.arange(length, dtype=jnp.int32)[None, :] + first
-    return jnp.maximum(first + jnp.cumsum(mask_BxL, axis=1, dtype=jnp.int32) - 1, 0)
-
-
-def padding_bias(mask_BxS: jax.Array) -> jax.Array:
-    """Bias [B, 1, 1, S] that hides the keys whose mask is False."""
-    return jnp.where(mask_BxS, 0.0, MASKED).astype(jnp.float32)[:, None, None, :]
-
-
-def causal_bias(length: int, before: int = 0) -> jax.Array:
-    """Bias [1, 1, L, M+L] that hides the keys after each query, none of M before all of them."""
-    query_L, key_S = jnp.arange(before, before + length), jnp.arange(before + length)
-    return visible_bias((query_L[:, None] >= key_S[None, :])[None])
-
-
-def visible_bias(visible_BxLxS: jax.Array) -> jax.Array:
-    """Bias [B, 1, L, S] that hides the keys that a query must not see."""
-    return jnp.where(visible_BxLxS, 0.0, MASKED).astype(jnp.float32)[:, None]
-
-
-def window_bias(positions_BxL: jax.Array, positions_BxS: jax.Array, window: int) -> jax.Array:
-    """Bias [B, 1, L, S] that hides keys `window` or more positions before the query."""
-    return visible_bias(positions_BxL[:, :, None] - positions_BxS[:, None, :] < window)
-
-
-def gather_positions(h_BxLxD: jax.Array, at_BxT: jax.Array | None) -> jax.Array:
-    """Hidden states [B, T, D] at the sequence indexes, or all of them when those are None."""
-    return h_BxLxD if at_BxT is None else jnp.take_along_axis(h_BxLxD, at_BxT[:, :, None], axis=1)

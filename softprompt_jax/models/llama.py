@@ -16,21 +16,25 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from softprompt_jax.errors import UserError
+from softprompt_jax.models.attention import (
+    KeysValues,
+    Method,
+    attend,
+    gather_positions,
+    join_keys_values,
+    split_heads,
+)
 from softprompt_jax.models.causal import CausalBlock, CausalModel, Tables
 from softprompt_jax.models.layers import (
     MLP,
     Dropout,
-    KeysValues,
     Linear,
     RMSNorm,
-    attend,
     check_activation,
-    join_keys_values,
     normal_param,
-    split_heads,
 )
 from softprompt_jax.models.raw_config import check_model_type, need, padding_id, token_ids
-from softprompt_jax.models.rotary import Rotary, rotary_tables, rotate
+from softprompt_jax.models.rotary import Rotary, gather_tables, rotary_tables, rotate
 
 _INITIAL_STD = 0.02
 
@@ -168,6 +172,7 @@ class LlamaAttention(nnx.Module):
         self.q_norm = norm() if config.qk_norm else None
         self.k_norm = norm() if config.qk_norm else None
         self.config = config
+        self.method: Method = "plain"
 
     def __call__(
         self,
@@ -175,22 +180,31 @@ class LlamaAttention(nnx.Module):
         tables: Tables,
         biases: tuple[jax.Array, ...],
         dropout: Dropout | None,
-        site: int,
+        site: int | jax.Array,
         earlier: KeysValues | None,
         column: jax.Array | None,
+        at_BxT: jax.Array | None,
     ) -> tuple[jax.Array, KeysValues]:
         """As `CausalBlock` calls it; `tables` are the rotary ones."""
         assert tables is not None
         config = self.config
-        q = split_heads(self.q(x_BxLxD), config.n_heads)
+        q = split_heads(self.q(gather_positions(x_BxLxD, at_BxT)), config.n_heads)
         k = split_heads(self.k(x_BxLxD), config.n_kv_heads)
         v = split_heads(self.v(x_BxLxD), config.n_kv_heads)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotate(q, tables), rotate(k, tables)
+        q, k = rotate(q, gather_tables(tables, at_BxT)), rotate(k, tables)
         seen = join_keys_values(earlier, KeysValues(k, v), column)
-        scale = config.head_width**-0.5
-        return self.o(attend(q, *seen, biases, scale=scale, dropout=dropout, site=site)), seen
+        mixed = attend(
+            q,
+            *seen,
+            biases,
+            scale=config.head_width**-0.5,
+            dropout=dropout,
+            site=site,
+            method=self.method,
+        )
+        return self.o(mixed), seen
 
 
 class Llama(CausalModel):

@@ -18,6 +18,7 @@ from flax import nnx
 from softprompt_jax.errors import UserError
 from softprompt_jax.models.checkpoints import (
     RenamedSource,
+    ShardingOf,
     TensorSource,
     load_parameters,
     same_values,
@@ -110,11 +111,22 @@ class ModelFiles:
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         return self._load_tokenizer()
 
-    def load(self, dtype: str = "float32") -> "LanguageModel":
+    def load(
+        self,
+        dtype: str = "float32",
+        sharding_of: ShardingOf | None = None,
+        stacked: bool = False,
+    ) -> "LanguageModel":
         """Reads the weights, for a hub id after fetching them.
 
+        Args:
+            dtype: as for `load_model`.
+            sharding_of: from a parameter's dotted path and shape to where it goes; None: to the
+                default device.
+            stacked: whether the blocks are stacked, as by `stacking.stack_blocks`.
+
         Raises:
-            UserError: as `load_model`.
+            UserError: as `load_model`, or the blocks differ and cannot be stacked.
         """
         from softprompt_jax.models.language_model import LanguageModel
 
@@ -124,7 +136,9 @@ class ModelFiles:
             config = _settle_head(self.config, source)
             build = functools.partial(build_module, config, dtype=_DTYPES[dtype])
             abstract = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
-            module = load_parameters(source, abstract, config.family, np.dtype(_DTYPES[dtype]))
+            module = load_parameters(
+                source, abstract, config.family, np.dtype(_DTYPES[dtype]), sharding_of, stacked
+            )
         finally:
             source.close()
         return LanguageModel(

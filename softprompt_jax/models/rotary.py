@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from softprompt_jax.errors import UserError
+from softprompt_jax.models.attention import gather_queries
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,16 @@ def rotary_tables(
     frequencies_1x1xK = jnp.asarray(rotary.frequencies(head_width))[None, None, :]
     angles = positions_BxL[:, :, None].astype(jnp.float32) * frequencies_1x1xK
     return jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
+
+
+def gather_tables(
+    tables: tuple[jax.Array, jax.Array], at_BxT: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """The tables [B, 1, T, K/2] of some positions, from those [B or 1, 1, L, K/2] of all."""
+    if at_BxT is None:
+        return tables
+    cos, sin = gather_queries(tables, at_BxT)
+    return cos, sin
 
 
 def rotate(x_BxHxLxK: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:

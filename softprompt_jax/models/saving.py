@@ -13,6 +13,7 @@ from softprompt_jax.files import check_replaceable, replace_folder
 from softprompt_jax.models.checkpoints import torch_names
 from softprompt_jax.models.language_model import LanguageModel
 from softprompt_jax.models.parameter_tables import find_rule
+from softprompt_jax.models.stacking import each_layer, is_of_stack
 
 
 def save_model(folder: str | Path, model: LanguageModel, module: Any = None) -> None:
@@ -23,7 +24,8 @@ def save_model(folder: str | Path, model: LanguageModel, module: Any = None) -> 
     Args:
         folder: where to.
         model: gives config and tokenizer.
-        module: the weights, if they are not the model's own (after model tuning).
+        module: the weights, if they are not the model's own (after model tuning); stacked or
+            not, the file is the same.
 
     Raises:
         UserError: there is something else in the folder, which would be lost.
@@ -44,11 +46,19 @@ def save_model(folder: str | Path, model: LanguageModel, module: Any = None) -> 
 
 
 def torch_state(module: Any, family: str) -> dict[str, np.ndarray]:
-    """A module's parameters under torch's names and in torch's layout."""
-    flat = {
-        ".".join(map(str, path)): np.asarray(jax.device_get(leaf[...]))
-        for path, leaf in nnx.to_flat_state(nnx.state(module, nnx.Param))
-    }
+    """A module's parameters under torch's names and in torch's layout, layer by layer.
+
+    Args:
+        module: its blocks may be stacked, and its parameters cut over this process's devices.
+        family: "t5", "llama" or "gpt2".
+    """
+    flat: dict[str, np.ndarray] = {}
+    for keys, leaf in nnx.to_flat_state(nnx.state(module, nnx.Param)):
+        path, values = ".".join(map(str, keys)), np.asarray(jax.device_get(leaf[...]))
+        if is_of_stack(path):
+            flat |= zip(each_layer(path, len(values)), values, strict=True)
+        else:
+            flat[path] = values
     state = {}
     for path, values in flat.items():
         # T5's "up" is wi_1 beside a gate and wi without.

@@ -18,22 +18,26 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
 from softprompt_jax.errors import UserError
+from softprompt_jax.models.attention import (
+    KeysValues,
+    Method,
+    attend,
+    causal_bias,
+    join_keys_values,
+    padding_bias,
+    split_heads,
+    visible_bias,
+)
+from softprompt_jax.models.blocks import Remat, each_block, keep_residual, run_blocks
 from softprompt_jax.models.layers import (
     MLP,
     Dropout,
-    KeysValues,
     Linear,
     RMSNorm,
     apply_dropout,
-    attend,
-    causal_bias,
     check_activation,
-    join_keys_values,
     normal_param,
-    padding_bias,
-    split_heads,
     unembed,
-    visible_bias,
 )
 from softprompt_jax.models.raw_config import check_model_type, need, token_ids
 from softprompt_jax.models.relative_positions import every_offset_bias, relative_buckets
@@ -145,6 +149,7 @@ class T5Attention(nnx.Module):
         self.v = linear(width, inner, std=width**-0.5)
         self.o = linear(inner, width, std=inner**-0.5)
         self.n_heads = config.n_heads
+        self.method: Method = "plain"
 
     def keys_values(self, x_BxSxD: jax.Array) -> KeysValues:
         """Keys and values [B, H, S, K] of hidden states."""
@@ -158,11 +163,12 @@ class T5Attention(nnx.Module):
         seen: KeysValues,
         biases: tuple[jax.Array, ...],
         dropout: Dropout | None,
-        site: int,
+        site: int | jax.Array,
     ) -> jax.Array:
         """Attends from [B, L, D] to keys and values, with the biases of `attend`."""
         q = split_heads(self.q(x_BxLxD), self.n_heads)
-        return self.o(attend(q, *seen, biases, dropout=dropout, site=site))
+        mixed = attend(q, *seen, biases, dropout=dropout, site=site, method=self.method)
+        return self.o(mixed)
 
 
 class T5Block(nnx.Module):
@@ -193,7 +199,7 @@ class T5Block(nnx.Module):
         cross: KeysValues | None,
         cross_biases: tuple[jax.Array, ...],
         dropout: Dropout | None,
-        site: int,
+        site: int | jax.Array,
         earlier: KeysValues | None,
         column: jax.Array | None,
     ) -> tuple[jax.Array, KeysValues]:
@@ -202,13 +208,13 @@ class T5Block(nnx.Module):
         normed = self.attention_norm(x)
         seen = join_keys_values(earlier, self.attention.keys_values(normed), column)
         y = self.attention(normed, seen, biases, dropout, site)
-        x = x + apply_dropout(dropout, y, site + 1)
+        x = keep_residual(x + apply_dropout(dropout, y, site + 1))
         if self.cross_attention is not None:
             assert self.cross_attention_norm is not None
             assert cross is not None
             normed = self.cross_attention_norm(x)
             y = self.cross_attention(normed, cross, cross_biases, dropout, site + 2)
-            x = x + apply_dropout(dropout, y, site + 3)
+            x = keep_residual(x + apply_dropout(dropout, y, site + 3))
         y = self.mlp(self.mlp_norm(x), dropout, site + 4)
         return x + apply_dropout(dropout, y, site + 5), seen
 
@@ -228,6 +234,7 @@ class T5Stack(nnx.Module):
         self.decoder = decoder
         self.n_buckets = config.n_buckets
         self.max_distance = config.max_distance
+        self.remat: Remat = "none"
         # Sites of dropout: eight a block, and the decoder's after the encoder's.
         self.first_site = 8 * (config.n_layers + 1) if decoder else 0
 
@@ -259,40 +266,60 @@ class T5Stack(nnx.Module):
         self,
         x_BxLxD: jax.Array,
         biases: tuple[jax.Array, ...],
-        cross: Sequence[KeysValues] | None = None,
-        cross_bias: jax.Array | None = None,
+        enc_BxSxD: jax.Array | None = None,
+        cross_biases: tuple[jax.Array, ...] = (),
         *,
-        earlier: Sequence[KeysValues] | None = None,
-        column: jax.Array | None = None,
         dropout: Dropout | None,
-    ) -> tuple[jax.Array, list[KeysValues]]:
-        """Hidden states [B, L, D] after the final norm, and the keys and values seen.
+    ) -> jax.Array:
+        """Hidden states [B, L, D] after the final norm.
 
         Args:
             x_BxLxD: Embedded tokens.
             biases: Of self-attention.
-            cross: Each layer's keys and values of cross-attention, in a decoder.
-            cross_bias: Its bias, or None.
-            earlier: Each layer's keys and values of self-attention that are there already.
-            column: As for `join_keys_values`.
+            enc_BxSxD: Encoded inputs, in a decoder.
+            cross_biases: Of cross-attention.
             dropout: Dropout, or None.
         """
-        cross_biases = () if cross_bias is None else (cross_bias,)
+
+        def run(block: T5Block, x: jax.Array, number: int | jax.Array) -> jax.Array:
+            cross = None
+            if enc_BxSxD is not None:
+                assert block.cross_attention is not None
+                cross = block.cross_attention.keys_values(enc_BxSxD)
+            site = self.first_site + 8 * (number + 1)
+            return block(x, biases, cross, cross_biases, dropout, site, None, None)[0]
+
         x = apply_dropout(dropout, x_BxLxD, self.first_site)
-        kept = []
-        for i, block in enumerate(self.blocks):
-            x, seen = block(
-                x,
-                biases,
-                None if cross is None else cross[i],
-                cross_biases,
-                dropout,
-                self.first_site + 8 * (i + 1),
-                None if earlier is None else earlier[i],
-                column,
-            )
+        x = run_blocks(self.blocks, run, x, self.remat)
+        return apply_dropout(dropout, self.final_norm(x), self.first_site + 1)
+
+    def extend(
+        self,
+        x_BxLxD: jax.Array,
+        biases: tuple[jax.Array, ...],
+        cross: Sequence[KeysValues],
+        cross_biases: tuple[jax.Array, ...],
+        earlier: Sequence[KeysValues],
+        column: jax.Array,
+    ) -> tuple[jax.Array, list[KeysValues]]:
+        """As `__call__` for tokens after earlier ones, with each layer's keys and values.
+
+        Args:
+            x_BxLxD: Embedded tokens.
+            biases: Of self-attention.
+            cross: Each layer's keys and values of cross-attention.
+            cross_biases: Of cross-attention.
+            earlier: Each layer's keys and values of self-attention that are there already.
+            column: As for `join_keys_values`.
+
+        Returns:
+            Hidden states [B, L, D] after the final norm, and the keys and values seen.
+        """
+        x, kept = x_BxLxD, []
+        for block, own, before in zip(each_block(self.blocks), cross, earlier, strict=True):
+            x, seen = block(x, biases, own, cross_biases, None, 0, before, column)
             kept.append(seen)
-        return apply_dropout(dropout, self.final_norm(x), self.first_site + 1), kept
+        return self.final_norm(x), kept
 
 
 class T5(nnx.Module):
@@ -336,12 +363,12 @@ class T5(nnx.Module):
         biases = (self.encoder.position_bias(x_BxSxD.shape[1]),)
         if mask_BxS is not None:
             biases = (*biases, padding_bias(mask_BxS))
-        return self.encoder(x_BxSxD, biases, dropout=dropout)[0]
+        return self.encoder(x_BxSxD, biases, dropout=dropout)
 
     def cross(self, enc_BxSxD: jax.Array) -> list[KeysValues]:
         """Each decoder layer's keys and values [B, H, S, K] of encoded inputs."""
         layers = []
-        for block in self.decoder.blocks:
+        for block in each_block(self.decoder.blocks):
             assert block.cross_attention is not None
             layers.append(block.cross_attention.keys_values(enc_BxSxD))
         return layers
@@ -379,9 +406,9 @@ class T5(nnx.Module):
             visible = causal_bias(length)
         else:
             visible = visible_bias(jnp.asarray(visible_TxT)[None])
-        cross_bias = None if mask_BxS is None else padding_bias(mask_BxS)
+        cross_biases = () if mask_BxS is None else (padding_bias(mask_BxS),)
         biases = (position_bias, visible)
-        return self.decoder(x_BxTxD, biases, self.cross(enc_BxSxD), cross_bias, dropout=dropout)[0]
+        return self.decoder(x_BxTxD, biases, enc_BxSxD, cross_biases, dropout=dropout)
 
     def extend(
         self,
@@ -412,15 +439,9 @@ class T5(nnx.Module):
             Hidden states [B, L, D] after the final norm, and the cache with these tokens.
         """
         position_bias = self.decoder.position_bias_between(positions_L, positions_R)
-        return self.decoder(
-            x_BxLxD,
-            (position_bias, visible_bias(visible_BxLxR)),
-            cross,
-            padding_bias(mask_BxS),
-            earlier=layers,
-            column=column,
-            dropout=None,
-        )
+        biases = (position_bias, visible_bias(visible_BxLxR))
+        cross_biases = (padding_bias(mask_BxS),)
+        return self.decoder.extend(x_BxLxD, biases, cross, cross_biases, layers, column)
 
     def unembed(self, h_BxTxD: jax.Array) -> jax.Array:
         """Logits, float32 [B, T, V], of the decoder's hidden states."""

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from softprompt_jax.models.attention import Past
 from softprompt_jax.models.language_model import prepend_prompt
-from softprompt_jax.models.layers import Dropout, Past
+from softprompt_jax.models.layers import Dropout
 
 Batch = Mapping[str, Any]
 """`inputs` int32 [B, S], `input_mask` bool [B, S], `targets` int32 [B, T], `target_mask` bool
@@ -106,13 +107,11 @@ def causal_target_logits(
     x = model.embed(ids)
     # The first target token is predicted at the input's last token.
     at_BxT = lengths_B[:, None] - 1 + jnp.arange(targets.shape[1], dtype=jnp.int32)[None]
-    if isinstance(prompt, Past) or (
-        prompt is not None and not isinstance(prompt, RowPrompts) and dropout is None
-    ):
-        # One prompt for all rows, which sees nothing of what follows it: it goes through the model
-        # once, not once a row. (Under dropout its rows would differ.)
-        past = prompt_past(model, prompt)
-        return model.unembed(model(x, at_BxT=at_BxT, past=past, dropout=dropout))
+    if isinstance(prompt, Past):
+        return model.unembed(model(x, at_BxT=at_BxT, past=prompt, dropout=dropout))
+    if prompt is not None and not isinstance(prompt, RowPrompts) and dropout is None:
+        # Under dropout the prompt's rows would differ.
+        return model.unembed(model.after_prompt(prompt.astype(x.dtype), x, at_BxT))
     x, mask = prepend_prompt(*_vectors_first(prompt, x, jnp.ones(ids.shape, bool)))
     # Padding after the text is where no real token looks: only that of shorter prompts, before it,
     # takes a mask beside the causal one.

@@ -12,9 +12,10 @@ from torch_reference import our_logits, our_module, torch_config, torch_logits, 
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from softprompt_jax.errors import UserError
+from softprompt_jax.models.attention import attend, causal_bias
 from softprompt_jax.models.families import build_module, config_from_hf
 from softprompt_jax.models.gpt2 import GPT2Config
-from softprompt_jax.models.layers import Dropout, attend, causal_bias
+from softprompt_jax.models.layers import Dropout
 from softprompt_jax.models.llama import LlamaConfig
 from softprompt_jax.models.parameter_tables import TABLES, find_rule
 from softprompt_jax.models.rotary import Rotary

@@ -7,7 +7,7 @@ import pytest
 from model_variants import CAUSAL_VARIANTS
 from torch_reference import our_module, torch_model
 
-from softprompt_jax.models.layers import token_positions
+from softprompt_jax.models.attention import token_positions
 
 P, LENGTH = 9, 20  # past the sliding windows and llama3's original context
 
