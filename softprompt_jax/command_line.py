@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -38,19 +39,30 @@ def run_command(main: Callable[[Sequence[str]], int]) -> int:
         The exit status: 2 for a user's mistake and 1 for a failure that has its own sentence, both
         told in one line; 130 for Ctrl-C; anything else keeps its traceback, because it is a bug.
     """
+    from softprompt_jax.compile_cache import use_compile_cache
+    from softprompt_jax.training import processes
     from softprompt_jax.training.loop import DivergedError
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
+        use_compile_cache()
         return main(sys.argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except DivergedError as error:
+        status = 2
+    except (DivergedError, processes.LostProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        status = 1
     except KeyboardInterrupt:
-        return 130
+        status = 130
+    except Exception:
+        if not processes.joined():
+            raise
+        traceback.print_exc()
+        status = 1
+    if processes.joined():
+        processes.leave(status, together=status == 2)
+    return status
 
 
 def load_command_config(arguments: Sequence[str]) -> RunConfig:

@@ -135,6 +135,13 @@ class TrainOptions:
     """Examples a step, over all devices and accumulation steps."""
     accumulation: int = 1
     """Micro-batches a step whose gradients are summed one after the other, to save memory."""
+    remat: Literal["auto", "none", "attention", "dots", "full"] = "auto"
+    """What the backward pass computes anew instead of keeping it: nothing, attention weights, all
+    but the products with weights (dots), or nearly all (full); auto: none on CPU, else
+    attention."""
+    scan_layers: bool | None = None
+    """Compile one layer and loop over it; None: with remat dots or full, where that is what saves
+    memory."""
     z_loss: float = 0.0
     """Weight of the squared log-partition function in the loss; the released code has 1e-4."""
     max_shapes: int = 6
@@ -151,6 +158,8 @@ class TrainOptions:
     """Stop after this many evaluations without a better one; None: never."""
     checkpoint_every: int | None = None
     """Steps between checkpoints; None: at evaluations."""
+    checkpoint_minutes: float | None = 10.0
+    """A checkpoint too when the last one is so many minutes old; None: by steps only."""
     log_every: int = 10
     """Steps between lines in metrics.jsonl."""
 
@@ -160,7 +169,24 @@ class ParallelOptions:
     """How a step is spread over devices."""
 
     devices: int | None = None
-    """Local devices to use; None: all of them."""
+    """Devices to use; None: all of them."""
+    layout: Literal["auto", "pmap", "mesh"] = "auto"
+    """pmap: whole weights on every device, the batch shared out; mesh: weights shared out too;
+    auto: pmap, or mesh if weights are too large for a device or there are several processes."""
+    data: int | None = None
+    """Devices along a mesh's axis that shares out rows only; None: what the others leave."""
+    fsdp: int | None = None
+    """Devices along the axis that shares out rows and weights; None: what the others leave."""
+    tensor: int | None = None
+    """Devices along the axis that shares out heads and hidden units; None: 1."""
+    coordinator: str | None = None
+    """Where process 0 listens, as "host:port"; None: JAX_COORDINATOR_ADDRESS, or what TPU pods,
+    SLURM, Kubernetes or Open MPI tell."""
+    processes: int | None = None
+    """Processes of the job; 1: this one alone, whatever the launcher tells; None:
+    JAX_NUM_PROCESSES, or the launcher's."""
+    process: int | None = None
+    """Number of this process, from 0; None: JAX_PROCESS_ID, or the launcher's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +203,8 @@ class RunConfig:
     """Built-in tasks that the best prompt is also scored on, once, at the end (transfer)."""
     workdir: str = "runs/default"
     """Folder of the run: config, metrics, checkpoints, the best prompt and the result."""
+    profile: int | None = None
+    """Steps to trace, once a step is compiled, into `profile` in the run's folder; None: none."""
     resume: Literal["auto", "never"] = "auto"
     """auto: continue the run that the folder holds; never: refuse a folder that holds one."""
     seed: int = 0
@@ -319,6 +347,12 @@ def check(config: RunConfig) -> None:
         ("train.checkpoint_every", 1),
         ("train.log_every", 1),
         ("parallel.devices", 1),
+        ("parallel.data", 1),
+        ("parallel.fsdp", 1),
+        ("parallel.tensor", 1),
+        ("parallel.processes", 1),
+        ("parallel.process", 0),
+        ("profile", 1),
         ("seed", 0),
     ):
         value = flatten(config)[name]
@@ -326,7 +360,10 @@ def check(config: RunConfig) -> None:
             raise UserError(f"--{name} is {value}; it must be at least {least}.")
     if config.seed >= 2**32:
         raise UserError(f"--seed is {config.seed}; it must be below 2**32.")
-    for name in ("optimizer.learning_rate", "optimizer.max_gradient_norm"):
+    for name in (
+        *("optimizer.learning_rate", "optimizer.max_gradient_norm"),
+        "train.checkpoint_minutes",
+    ):
         value = flatten(config)[name]
         if value is not None and not 0 < value < float("inf"):
             raise UserError(f"--{name} is {value}; it must be a positive number.")

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from softprompt_jax.command_line import load_command_config, run_command
+from softprompt_jax.training import processes
 from softprompt_jax.training.loop import train
 from softprompt_jax.training.workdir import TrainResult
 
@@ -17,7 +18,7 @@ def main(arguments: Sequence[str]) -> int:
     """Trains, and prints what came of it."""
     config = load_command_config(arguments)
     result = train(config)
-    if result.finished:
+    if result.finished and processes.is_first():
         print(report(result, config.model.name))
     return 0
 

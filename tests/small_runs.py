@@ -1,8 +1,8 @@
 """Runs that take seconds: a tiny random model and a task of a few JSONL rows."""
 
 import dataclasses
+import gzip
 import json
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -129,18 +129,31 @@ def random_batch(rows: int, inputs: int = 7, targets: int = 5, seed: int = 0) ->
 
 
 def metrics_lines(workdir: Path | str) -> list[dict[str, Any]]:
-    """metrics.jsonl without timings."""
+    """metrics.jsonl without timings and memory."""
     text = (Path(workdir) / "metrics.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     return [
-        {name: value for name, value in line.items() if "per_second" not in name} for line in lines
+        {
+            name: value
+            for name, value in line.items()
+            if "per_second" not in name and not name.startswith("memory/")
+        }
+        for line in lines
     ]
 
 
 def checkpoint_bits(workdir: Path, step: int) -> dict[str, bytes]:
     """Bytes of everything that a checkpoint holds of the devices, by path."""
-    with warnings.catch_warnings():
-        # Told no shardings, orbax warns that it takes those it saved.
-        warnings.filterwarnings("ignore", "Sharding info not provided")
-        state: Any = ocp.load(workdir / "checkpoints" / str(step), checkpointable_name="state")
-    return {path: np.asarray(leaf).tobytes() for path, leaf in state.items()}
+    path = workdir / "checkpoints" / str(step)
+    # As numpy arrays: the devices that wrote it may be others than those here.
+    leaves: Any = ocp.metadata(path, checkpointable_name="state").metadata
+    like = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
+    state: Any = ocp.load(path, like, checkpointable_name="state")
+    return {name: np.asarray(leaf).tobytes() for name, leaf in state.items()}
+
+
+def trace_events(folder: Path) -> list[dict[str, Any]]:
+    """Of the only trace in a run's profile folder, as Perfetto reads it."""
+    (path,) = folder.glob("plugins/profile/*/*.trace.json.gz")
+    assert list(path.parent.glob("*.xplane.pb"))  # what TensorBoard reads
+    return json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]

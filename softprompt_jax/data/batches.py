@@ -61,6 +61,8 @@ class BatchStream:
         shuffle: False: the rows as they come.
         position: where to start.
         mixing: which rows belong to which task, and how often each task comes; None: one task.
+        own: int [n], places in every batch of the rows that this process needs: batches are made of
+            these only; None: all. The order of the data does not depend on it.
 
     Attributes:
         position: number of batches given so far, the whole state: a stream made with it continues
@@ -78,6 +80,7 @@ class BatchStream:
         shuffle: bool = True,
         position: int = 0,
         mixing: Mixing | None = None,
+        own: np.ndarray | None = None,
     ):
         if batch_size < 1 or position < 0:
             raise ValueError(f"batch_size {batch_size}, position {position}")
@@ -88,7 +91,9 @@ class BatchStream:
         self.shuffle = shuffle
         self.position = position
         self.mixing = Mixing((len(examples),)) if mixing is None else mixing
+        self.own = np.arange(batch_size) if own is None else own
         self.batches_per_epoch = max(1, self.mixing.rows_per_epoch // batch_size)
+        self._lengths = examples.input_lengths + examples.target_lengths
         self._shape_of_row = _assign(examples, self.shapes)
         self._next_larger = _next_larger(self.shapes)
         self._planned: tuple[int, list[tuple[Shape, np.ndarray]]] | None = None
@@ -99,7 +104,12 @@ class BatchStream:
     def __next__(self) -> Batch:
         shape, rows = self.rows(self.position)
         self.position += 1
-        return assemble_batch(self.examples, rows, shape, self.mixing)
+        return assemble_batch(self.examples, rows[self.own], shape, self.mixing)
+
+    def tokens(self, position: int) -> tuple[int, int]:
+        """Real tokens of the whole batch at a position, and tokens with padding."""
+        shape, rows = self.rows(position)
+        return int(self._lengths[rows].sum()), len(rows) * sum(shape)
 
     def rows(self, position: int) -> tuple[Shape, np.ndarray]:
         """The shape and the example indexes, int [batch_size], of the batch at a position."""
@@ -132,14 +142,25 @@ class BatchStream:
 
 
 def evaluation_batches(
-    examples: TokenizedExamples, shapes: Sequence[tuple[int, int]], batch_size: int
+    examples: TokenizedExamples,
+    shapes: Sequence[tuple[int, int]],
+    batch_size: int,
+    own: np.ndarray | None = None,
 ) -> Iterator[tuple[Batch, np.ndarray]]:
     """Every example once, grouped by shape.
 
+    Args:
+        examples: the split.
+        shapes: tokens that batches may be padded to.
+        batch_size: rows a batch.
+        own: int [n], places in every batch of the rows that this process needs; None: all.
+
     Yields:
-        A batch and the indexes of its examples, int64 [batch_size]. The last batch of a shape is
-        filled up with rows of index -1 whose `target_mask` is False everywhere.
+        A batch, of the own rows only, and the indexes of all its examples, int64 [batch_size]. The
+        last batch of a shape is filled up with rows of index -1 whose `target_mask` is False
+        everywhere.
     """
+    own = np.arange(batch_size) if own is None else own
     shapes = _sorted(shapes)
     shape_of_row = _assign(examples, shapes)
     for k, shape in enumerate(shapes):
@@ -147,7 +168,7 @@ def evaluation_batches(
         filled = np.full(-(-len(rows) // batch_size) * batch_size, -1, np.int64)
         filled[: len(rows)] = rows
         for part in filled.reshape(-1, batch_size):
-            yield assemble_batch(examples, part, shape), part
+            yield assemble_batch(examples, part[own], shape), part
 
 
 def padding_share(
@@ -159,13 +180,8 @@ def padding_share(
 ) -> float:
     """Share of padding among all input and target tokens of the first training epoch, in [0, 1)."""
     stream = BatchStream(examples, shapes, batch_size, seed, mixing=mixing)
-    lengths = examples.input_lengths + examples.target_lengths
-    real = total = 0
-    for position in range(stream.batches_per_epoch):
-        shape, rows = stream.rows(position)
-        real += int(lengths[rows].sum())
-        total += len(rows) * sum(shape)
-    return 1 - real / total
+    counts = [stream.tokens(position) for position in range(stream.batches_per_epoch)]
+    return 1 - sum(real for real, _ in counts) / sum(total for _, total in counts)
 
 
 def _sorted(shapes: Sequence[tuple[int, int]]) -> list[Shape]:

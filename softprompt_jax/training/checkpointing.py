@@ -17,6 +17,9 @@ KEPT = 2  # the last one, and one more in case a disk fails under it
 class Checkpoints:
     """The checkpoints of one run: trainable part, optimizer, step, key and the loop's own state.
 
+    Of several processes, which share the folder, each writes and reads what its devices have; all
+    have to save the same steps.
+
     The frozen weights are not in them: they come from the model's files. Where the data stands is
     a function of the step.
     """
@@ -30,12 +33,15 @@ class Checkpoints:
             preservation_policy=ocp.training.preservation_policies.LatestN(KEPT),  # pyright: ignore[reportArgumentType]
             cleanup_tmp_directories=True,
         )
+        latest = self._checkpointer.latest
+        # Kept here: orbax learns of a save when it is done, on one process before another.
+        self._latest_step = None if latest is None else latest.step
+        self._abandoned = False
 
     @property
     def latest_step(self) -> int | None:
         """Step of the newest whole checkpoint."""
-        latest = self._checkpointer.latest
-        return None if latest is None else latest.step
+        return self._latest_step
 
     def save(self, state: TrainState, step: int, loop_state: dict[str, Any]) -> None:
         """Starts to write a checkpoint; training goes on meanwhile.
@@ -45,7 +51,8 @@ class Checkpoints:
             step: its number. A checkpoint of this step that exists already is left alone.
             loop_state: JSON values that the loop needs to go on.
         """
-        if step != self.latest_step:
+        if step != self._latest_step:
+            self._latest_step = step
             # On CPU orbax would read the very buffers that the next step is given to overwrite.
             copied = jax.tree.map(jnp.copy, _by_path(state))
             # Without force, orbax passes over a step while an earlier one is still being written.
@@ -71,7 +78,7 @@ class Checkpoints:
                 raise ValueError("it holds other arrays")
             if not isinstance(metadata.custom_metadata, dict):
                 raise ValueError("its metadata is missing")
-            loop_state = metadata.custom_metadata["loop"]
+            loop_state: Any = metadata.custom_metadata["loop"]
             leaves = self._checkpointer.load(latest, wanted)
         except (ValueError, KeyError, OSError) as error:
             folder = self._checkpointer.directory / str(self.latest_step)
@@ -82,9 +89,14 @@ class Checkpoints:
         state = jax.tree.unflatten(jax.tree.structure(like), [leaves[path] for path in wanted])
         return state, loop_state
 
+    def abandon(self) -> None:
+        """Gives up what is being written: another process, which has its part of it, has died."""
+        self._abandoned = True
+
     def close(self) -> None:
-        """Waits for what is being written."""
-        self._checkpointer.close()
+        """Waits for what is being written, unless it was given up."""
+        if not self._abandoned:
+            self._checkpointer.close()
 
 
 def _by_path(state: TrainState) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -15,7 +14,7 @@ from softprompt_jax.inference.decoding import greedy
 from softprompt_jax.inference.scoring import choice_log_likelihoods, target_log_likelihoods
 from softprompt_jax.prompts.prompted_model import Batch, PromptedModel
 from softprompt_jax.tasks import Task
-from softprompt_jax.training.parallel import Device, pmap_rows, shard_rows
+from softprompt_jax.training.parallel import Layout
 
 
 class Evaluator:
@@ -28,7 +27,7 @@ class Evaluator:
         shapes: that hold every row of the splits to come.
         batch_size: rows a batch; rounded up to a multiple of the devices.
         max_target_length: tokens to generate at most.
-        devices: that share the rows of a batch.
+        layout: of the devices that share the rows of a batch.
     """
 
     def __init__(
@@ -40,20 +39,20 @@ class Evaluator:
         shapes: Sequence[Shape],
         batch_size: int,
         max_target_length: int,
-        devices: Sequence[Device],
+        layout: Layout,
     ):
         self._config = config
         self._tokenizer = tokenizer
         self._shapes = shapes
-        self._devices = len(devices)
-        self._batch_size = -(-batch_size // len(devices)) * len(devices)
+        self._layout = layout
+        self._batch_size = -(-batch_size // layout.shards) * layout.shards
+        self._own = layout.own_rows(self._batch_size)
 
         def mapped(predict: Callable[[PromptedModel, Batch, Any], Any]) -> Callable[..., Any]:
-            return pmap_rows(
+            return layout.over_rows(
                 lambda trainable, frozen, rows, shared: predict(
                     nnx.merge(graphdef, trainable, frozen), rows, shared
-                ),
-                devices,
+                )
             )
 
         self._generate = mapped(
@@ -118,17 +117,17 @@ class Evaluator:
         if predict is self._likelihood:
             names += ["targets", "target_mask"]
         indexes, outputs = [], []
-        for batch, index in evaluation_batches(split.examples, self._shapes, self._batch_size):
+        for batch, index in evaluation_batches(
+            split.examples, self._shapes, self._batch_size, self._own
+        ):
             # Rows of padding have no real token: decoding does not wait for them.
-            batch["input_mask"][index < 0] = False
-            rows = shard_rows({name: batch[name] for name in names}, self._devices)
+            batch["input_mask"][index[self._own] < 0] = False
+            taken = {name: batch[name] for name in names}
+            rows = self._layout.place_rows(taken, self._batch_size)
             outputs.append(predict(trainable, frozen, rows, shared))
             indexes.append(index)
-        fetched = [
-            output.reshape(len(index), *output.shape[2:])
-            for index, output in zip(indexes, jax.device_get(outputs), strict=True)
-        ]
-        values, index = np.concatenate(fetched), np.concatenate(indexes)
+        values = np.concatenate(self._layout.fetch(outputs))
+        index = np.concatenate(indexes)
         result = np.zeros((len(split.examples), *values.shape[1:]), values.dtype)
         result[index[index >= 0]] = values[index >= 0]
         return result

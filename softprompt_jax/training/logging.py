@@ -21,9 +21,13 @@ class RunLog:
         first_step: step that the run starts after. What an earlier, killed part of the run told of
             later steps, or of the test split at its end, is dropped, since it comes again.
         steps: steps of the whole run, for the bar.
+        writes: False: it does nothing, on all processes of a job but the first.
     """
 
-    def __init__(self, workdir: Path, first_step: int, steps: int):
+    def __init__(self, workdir: Path, first_step: int, steps: int, *, writes: bool = True):
+        self._writes = writes
+        if not writes:
+            return
         # Here and not above: it imports torch where there is one, which takes over a second.
         from tensorboardX import SummaryWriter
 
@@ -44,12 +48,16 @@ class RunLog:
 
     def advance(self, step: int, **shown: str) -> None:
         """Moves the bar to a step; what is shown stays until it is shown anew."""
+        if not self._writes:
+            return
         self._shown |= shown
         self._bar.set_postfix(self._shown, refresh=False)
         self._bar.update(step - self._bar.n)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Logs scalars of a step; a number that is not finite becomes null in the JSON."""
+        if not self._writes:
+            return
         line = {"step": step} | {
             name: value if math.isfinite(value) else None for name, value in metrics.items()
         }
@@ -60,10 +68,13 @@ class RunLog:
 
     def say(self, message: str) -> None:
         """Prints a line above the bar."""
-        tqdm.write(message, file=sys.stderr)
+        if self._writes:
+            tqdm.write(message, file=sys.stderr)
 
     def close(self) -> None:
         """Ends the bar and the files."""
+        if not self._writes:
+            return
         self._bar.close()
         self._board.close()
         self._file.close()

@@ -9,27 +9,32 @@ import jax
 from flax import nnx
 
 from softprompt_jax.config import RunConfig, check
-from softprompt_jax.data import BatchStream
+from softprompt_jax.data import BatchStream, Shape
 from softprompt_jax.data.cache import TokenCache
 from softprompt_jax.data.preparation import prepare_data
 from softprompt_jax.data.report import describe_run
 from softprompt_jax.data.splits import cache_folder
 from softprompt_jax.models import LanguageModel, resolve_model
-from softprompt_jax.prompts import PromptedModel
+from softprompt_jax.prompts import PromptedModel, SoftPrompt
 from softprompt_jax.tasks import rename_labels
-from softprompt_jax.training import parallel, partition
+from softprompt_jax.training import partition, processes
 from softprompt_jax.training.checkpointing import Checkpoints
 from softprompt_jax.training.evaluation import Evaluator
+from softprompt_jax.training.flops import step_flops
 from softprompt_jax.training.interrupt import Interrupt
 from softprompt_jax.training.logging import RunLog
+from softprompt_jax.training.parallel import Layout
 from softprompt_jax.training.setup import (
     check_freeze,
     check_prompt,
+    load_placed,
     prepare_step,
     resolve_dtype,
+    run_layout,
     tasks_from_options,
     transfer_tasks,
 )
+from softprompt_jax.training.speed import Speed, Trace, memory_in_use
 from softprompt_jax.training.workdir import Progress, TrainResult, Workdir
 
 
@@ -39,6 +44,9 @@ class DivergedError(RuntimeError):
 
 def train(config: RunConfig) -> TrainResult:
     """Runs a config, or goes on with the run that its folder holds.
+
+    Every process of a job calls it with the same config; the first one writes the folder, which all
+    of them see.
 
     Args:
         config: the run; `load_config` makes one from a recipe.
@@ -50,25 +58,31 @@ def train(config: RunConfig) -> TrainResult:
     Raises:
         UserError: a mistake in the config, found before the model's weights are read.
         DivergedError: loss or gradient was not finite.
+        LostProcessError: another process of the job ended.
 
     References:
         Lester, Al-Rfou, Constant 2021, sections 2 and 3.
     """
+    check(config)
+    processes.join(config.parallel)
+    with processes.telling_of_deaths():
+        return _train(config)
+
+
+def _train(config: RunConfig) -> TrainResult:
     started = time.monotonic()
 
     # ---------------------------------------------------------------- what is asked for
-    check(config)
     options = config.train
-    devices = parallel.local_devices(
-        config.parallel.devices, options.batch_size, options.accumulation
-    )
     files = resolve_model(config.model.name)
+    layout = run_layout(config, files.config)
     tasks, transfer = tasks_from_options(config.task), transfer_tasks(config)
     if options.method == "prompt_tuning":
         check_prompt(config, files.config, tasks)
     if options.freeze:
         check_freeze(config, files.config)
-    workdir = Workdir(config)
+    with processes.first_one_first():
+        workdir = Workdir(config)
     result = workdir.result()
     if result is not None:
         return result
@@ -76,12 +90,13 @@ def train(config: RunConfig) -> TrainResult:
     # ----------------------------------------------------------------------------- data
     tokenizer = files.load_tokenizer()
     cache = TokenCache(cache_folder(config.task, config.workdir))
-    data = prepare_data(config, tasks, transfer, tokenizer, files.config, cache)
+    with processes.first_one_first():  # the others find its tokens in the cache
+        data = prepare_data(config, tasks, transfer, tokenizer, files.config, cache)
 
     # ----------------------------------------------------------------- model and state
-    model = files.load(resolve_dtype(config))
+    model = load_placed(config, files, layout)
     _ = model.fingerprint  # kept from now on: model tuning gives the memory of these weights away
-    graphdef, is_trained, frozen, state, train_step = prepare_step(config, model, tasks, devices)
+    graphdef, is_trained, frozen, state, train_step = prepare_step(config, model, tasks, layout)
     evaluate = Evaluator(
         graphdef,
         files.config,
@@ -89,7 +104,7 @@ def train(config: RunConfig) -> TrainResult:
         shapes=data.evaluation_shapes,
         batch_size=options.evaluate_batch_size or options.batch_size,
         max_target_length=config.task.max_target_length,
-        devices=devices,
+        layout=layout,
     )
 
     # --------------------------------------------------------------- where it goes on
@@ -106,9 +121,18 @@ def train(config: RunConfig) -> TrainResult:
         config.seed,
         position=step,
         mixing=data.mixing,
+        own=layout.own_rows(options.batch_size),
     )
-    log = RunLog(workdir.path, step, options.steps)
-    log.say(_overview(config, model, state.trainable, frozen, len(devices)))
+
+    def flops_of(shape: Shape) -> int:
+        length = config.prompt.length
+        return step_flops(files.config, shape, options.batch_size, length, options.method)
+
+    speed = Speed(progress, flops_of, layout.devices)
+    first = processes.is_first()
+    trace = Trace(workdir.path / "profile", config.profile if first else None)
+    log = RunLog(workdir.path, step, options.steps, writes=first)
+    log.say(_overview(config, model, state.trainable, frozen, layout))
     log.say(describe_run(config, tasks, transfer, data))
     if step:
         log.say(f"Resuming after step {step}.")
@@ -141,7 +165,9 @@ def train(config: RunConfig) -> TrainResult:
             keep_best()
 
     def keep_best() -> None:
-        best = nnx.merge(graphdef, state.trainable, frozen)
+        tuned = options.method == "model_tuning"
+        trained, others = processes.whole((state.trainable, frozen if tuned else None))
+        best = nnx.merge(graphdef, trained, others if tuned else frozen)
         labels = {task.labels for task in tasks}
         shared = labels.pop() if len(labels) == 1 else ()
         workdir.save_best(best, model, config.task.name, shared, progress)
@@ -150,7 +176,8 @@ def train(config: RunConfig) -> TrainResult:
         progress.seconds = seconds_before + time.monotonic() - started
         checkpoints.save(state, step, dataclasses.asdict(progress))
 
-    def read(number: int, on_device: Mapping[str, jax.Array]) -> None:
+    def read(number: int, on_device: Mapping[str, jax.Array], timed: Any) -> None:
+        """Waits for the metrics of a step; `timed` is what to count of it, None if it compiled."""
         metrics = {name: float(value) for name, value in jax.device_get(on_device).items()}
         if not metrics.pop("finite"):
             if progress.best_step is None:
@@ -160,66 +187,76 @@ def train(config: RunConfig) -> TrainResult:
                 f"best before is in {workdir.best}. Try a lower --optimizer.learning_rate, "
                 "--optimizer.max_gradient_norm 1 or --model.dtype float32, with a new --workdir."
             )
-        speed = progress.examples_per_second
-        shown = {} if speed is None else {"examples/s": f"{speed:.1f}"}
-        log.advance(number, loss=f"{metrics['loss']:.3f}", **shown)
+        if timed is not None:
+            speed.add(*timed)
+        shown = {"loss": f"{metrics['loss']:.3f}"}
         if number % options.log_every == 0 or number == options.steps:
-            written = {f"train/{name}": value for name, value in metrics.items()}
-            log.write(number, written | _named_speed(speed))
+            rates, memory = speed.line(), memory_in_use()
+            written = {f"train/{name}": value for name, value in (metrics | rates).items()}
+            log.write(number, written | memory)
+            shown |= _shown(rates, memory)
+        log.advance(number, **shown)
 
     # ---------------------------------------------------------------------- the loop
     compiled: set[Any] = set()
-    unread: tuple[int, Any] | None = None  # metrics of the step before, still being computed
+    unread: tuple[int, Any, Any] | None = None  # metrics of the step before, still being computed
+    agree = processes.Agreement()
+    saved_step, saved_at = step, time.monotonic()
+
+    def is_old() -> bool:
+        """Whether it is time for a checkpoint by this process's clock."""
+        minutes = options.checkpoint_minutes
+        return minutes is not None and time.monotonic() - saved_at >= 60 * minutes
 
     try:
-        with Interrupt() as interrupt:
+        with processes.telling_of_deaths(), Interrupt() as interrupt:
             if options.evaluate_first and step == 0:
                 evaluate_and_keep_best()
             while step < options.steps and not progress.stopped_early:
+                tokens = stream.tokens(stream.position)
                 batch = next(stream)
-                shape = (batch["inputs"].shape, batch["targets"].shape)
+                shape = Shape(batch["inputs"].shape[1], batch["targets"].shape[1])
                 compiles = shape not in compiled
+                if not compiles:
+                    trace.start()
                 due = step + 1 == options.steps or (step + 1) % options.evaluate_every == 0
 
-                clock = time.monotonic()
                 if compiles and unread is not None:
                     read(*unread)
                     unread = None
-                progress.timed_seconds += time.monotonic() - clock
-
-                clock = time.monotonic()
-                rows = parallel.shard_rows(batch, len(devices))
+                if unread is None:
+                    speed.start()
+                rows = layout.place_rows(batch, options.batch_size)
                 state, on_device = train_step(state, frozen, rows)
                 # The next step is on its way before the last one's metrics are waited for. More
                 # than these two are never in flight: collectives of many can time out on CPU.
                 if unread is not None:
                     read(*unread)
                 step += 1
-                unread = (step, on_device)
-                if compiles or due or interrupt.signal is not None:
+                timed = None if compiles else (shape, options.batch_size, tokens)
+                unread = (step, on_device, timed)
+                stop, old = agree(interrupt.signal is not None, is_old())
+                every = options.checkpoint_every
+                save = due if every is None else (step % every == 0 or step == options.steps)
+                # Right after a save a wish may arrive that was sent before it.
+                save |= stop or (old and step > saved_step + 1)
+                traced = trace.count()
+                if compiles or due or save or traced:
                     read(*unread)
                     unread = None
-                if compiles:
-                    compiled.add(shape)
-                else:
-                    progress.timed_examples += options.batch_size
-                    progress.timed_seconds += time.monotonic() - clock
+                if traced:
+                    trace.stop()
+                compiled.add(shape)
 
                 if due:
                     evaluate_and_keep_best()
                     patience = options.patience
                     if patience is not None and progress.evaluations_since_best >= patience:
                         progress.stopped_early = True
-                every = options.checkpoint_every
-                if due if every is None else (step % every == 0 or step == options.steps):
-                    if unread is not None:
-                        read(*unread)
-                        unread = None
+                if save:
                     save_checkpoint()
-                if interrupt.signal is not None:
-                    if unread is not None:
-                        read(*unread)
-                    save_checkpoint()
+                    saved_step, saved_at = step, time.monotonic()
+                if stop:
                     break
 
             # ----------------------------------------------------------------- the end
@@ -230,11 +267,12 @@ def train(config: RunConfig) -> TrainResult:
                 log.say(f"Stopped early: nothing better since step {progress.best_step}.")
             tested = any("test" in splits for splits in data.splits)
             if tested or transfer:
-                module, prompt = workdir.load_best()
-                best = PromptedModel(
-                    module or model.module, None if prompt is None else prompt.vectors
-                )
-                best_trainable = parallel.replicate(partition.split(best, is_trained)[1], devices)
+                if options.method == "model_tuning":
+                    tuned = load_placed(config, resolve_model(str(workdir.best)), layout)
+                    best = PromptedModel(tuned.module, None)
+                else:
+                    best = PromptedModel(model.module, SoftPrompt.load(workdir.best).vectors)
+                best_trainable = layout.place_frozen(partition.split(best, is_trained)[1])
                 named = evaluate_split(best_trainable, "test")[0] if tested else {}
                 for task, split in zip(transfer, data.transfer, strict=True):
                     renamed = rename_labels(config.task.name, task.name)
@@ -245,13 +283,26 @@ def train(config: RunConfig) -> TrainResult:
                 log.write(step, named)
             progress.seconds = seconds_before + time.monotonic() - started
             return workdir.finish(progress, model, step)
+    except processes.LostProcessError:
+        checkpoints.abandon()
+        raise
     finally:
+        trace.stop()
         log.close()
         checkpoints.close()
 
 
-def _named_speed(speed: float | None) -> dict[str, float]:
-    return {} if speed is None else {"train/examples_per_second": speed}
+def _shown(rates: Mapping[str, float], memory: Mapping[str, float]) -> dict[str, str]:
+    """Rates and memory as the bar has them."""
+    shown = {}
+    for name, as_shown in (("examples", "examples/s"), ("tokens", "tokens/s")):
+        if f"{name}_per_second" in rates:
+            shown[as_shown] = f"{rates[f'{name}_per_second']:.1f}"
+    if "flop_utilization" in rates:
+        shown["MFU"] = f"{rates['flop_utilization']:.0%}"
+    for value in list(memory.values())[:1]:
+        shown["memory"] = f"{value / 1e9:.2f} GB"
+    return shown
 
 
 def _overview(
@@ -259,7 +310,7 @@ def _overview(
     model: LanguageModel,
     trainable: Any,
     frozen: Any,
-    devices: int,
+    layout: Layout,
 ) -> str:
     """What is about to run, in one line."""
 
@@ -268,5 +319,5 @@ def _overview(
 
     return (
         f"{model.name} ({size(frozen):,} parameters frozen, {size(trainable):,} trained, "
-        f"{resolve_dtype(config)}) on {devices} {jax.default_backend()} device(s)"
+        f"{resolve_dtype(config, layout.platform)}) on {layout}"
     )

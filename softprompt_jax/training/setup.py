@@ -9,17 +9,21 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 
 from softprompt_jax.config import RunConfig, TaskOptions, parse_mixture
 from softprompt_jax.errors import UserError
 from softprompt_jax.models import LanguageModel
-from softprompt_jax.models.families import build_module
+from softprompt_jax.models.blocks import Remat, set_attention, set_remat
+from softprompt_jax.models.families import ModelConfig, build_module, parameter_count
+from softprompt_jax.models.loading import ModelFiles
 from softprompt_jax.prompts import PromptedModel, SoftPrompt, initializers
 from softprompt_jax.prompts.soft_prompt import load_vectors
 from softprompt_jax.tasks import Task, get_task
-from softprompt_jax.training import parallel, partition
+from softprompt_jax.training import partition
 from softprompt_jax.training.optimizers import make_optimizer
+from softprompt_jax.training.parallel import Device, Layout, choose_layout
 from softprompt_jax.training.step import TrainState, init_state, make_train_step
 
 
@@ -115,6 +119,45 @@ def initial_vectors(config: RunConfig, model: LanguageModel, tasks: Sequence[Tas
     ).vectors
 
 
+class Parts(NamedTuple):
+    """A model with its prompt, split into what is trained and what is not.
+
+    Attributes:
+        graphdef: of the `PromptedModel`.
+        is_trained: the filter that split it.
+        trainable: the trained state.
+        frozen: the frozen state.
+        optimizer: of the trained state.
+        step: the pure step, for the layout.
+    """
+
+    graphdef: Any
+    is_trained: partition.Filter
+    trainable: nnx.State
+    frozen: nnx.State
+    optimizer: optax.GradientTransformation
+    step: Callable[..., Any]
+
+
+def take_apart(config: RunConfig, prompted: PromptedModel, layout: Layout) -> Parts:
+    """Splits a model and its prompt, which may be abstract, and builds the step for it."""
+    options = config.train
+    is_trained = partition.trainable_filter(options.method, options.freeze)
+    graphdef, trainable, frozen = partition.split(prompted, is_trained)
+    optimizer = partition.masked(
+        make_optimizer(config.optimizer, options.method, options.steps), is_trained
+    )
+    step = make_train_step(
+        graphdef,
+        optimizer,
+        accumulation=options.accumulation,
+        dropout_rate=config.model.dropout_rate,
+        z_loss=options.z_loss,
+        axis=layout.axis,
+    )
+    return Parts(graphdef, is_trained, trainable, frozen, optimizer, step)
+
+
 class Prepared(NamedTuple):
     """A run's step and what it works on, placed on the devices.
 
@@ -123,7 +166,7 @@ class Prepared(NamedTuple):
         is_trained: the filter that split it.
         frozen: the frozen state.
         state: the state before the first step.
-        train_step: the mapped step; it is given `state` to overwrite.
+        train_step: the compiled step; it is given `state` to overwrite.
     """
 
     graphdef: Any
@@ -134,38 +177,86 @@ class Prepared(NamedTuple):
 
 
 def prepare_step(
-    config: RunConfig,
-    model: LanguageModel,
-    tasks: Sequence[Task],
-    devices: Sequence[parallel.Device],
+    config: RunConfig, model: LanguageModel, tasks: Sequence[Task], layout: Layout
 ) -> Prepared:
-    """Splits model and prompt, and wraps the step; training and its benchmark share this."""
-    options = config.train
+    """Places model and prompt, and wraps the step; training and its benchmark share this."""
     prompted = PromptedModel(model.module, initial_vectors(config, model, tasks))
-    is_trained = partition.trainable_filter(options.method, options.freeze)
-    graphdef, trainable, frozen = partition.split(prompted, is_trained)
-    optimizer = partition.masked(
-        make_optimizer(config.optimizer, options.method, options.steps), is_trained
-    )
-    frozen = parallel.replicate(frozen, devices)
-    state = parallel.replicate(init_state(trainable, optimizer, config.seed), devices)
-    train_step = parallel.pmap_step(
-        make_train_step(
-            graphdef,
-            optimizer,
-            accumulation=options.accumulation,
-            dropout_rate=config.model.dropout_rate,
-            z_loss=options.z_loss,
-            axis=parallel.AXIS,
-        ),
-        devices,
-    )
-    return Prepared(graphdef, is_trained, frozen, state, train_step)
+    parts = take_apart(config, prompted, layout)
+    frozen = layout.place_frozen(parts.frozen)
+    state = layout.place_state(init_state(parts.trainable, parts.optimizer, config.seed))
+    train_step = layout.step(parts.step, state)
+    return Prepared(parts.graphdef, parts.is_trained, frozen, state, train_step)
 
 
-def resolve_dtype(config: RunConfig) -> str:
-    """The dtype of the model's weights, "auto" resolved for this machine."""
+def run_layout(
+    config: RunConfig, model_config: ModelConfig, devices: Sequence[Device] | None = None
+) -> Layout:
+    """The layout of a run, chosen by the size of its model.
+
+    Args:
+        config: the run.
+        model_config: of the model.
+        devices: to choose from; None: those of this job.
+
+    Raises:
+        UserError: as `choose_layout`.
+    """
+    options = config.train
+    platform = (jax.devices() if devices is None else devices)[0].platform
+    width = 2 if resolve_dtype(config, platform) == "bfloat16" else 4
+    return choose_layout(
+        config.parallel,
+        options.batch_size,
+        options.accumulation,
+        weight_bytes=width * parameter_count(model_config),
+        devices=devices,
+    )
+
+
+def load_placed(config: RunConfig, files: ModelFiles, layout: Layout) -> LanguageModel:
+    """Reads the weights straight to where the layout has them, in the form that the step runs.
+
+    Raises:
+        UserError: as `load_model`.
+    """
+    model = files.load(
+        resolve_dtype(config, layout.platform),
+        sharding_of=layout.sharding,
+        stacked=resolve_scan(config),
+    )
+    set_memory(config, model.module, layout)
+    return model
+
+
+def set_memory(config: RunConfig, module: nnx.Module, layout: Layout) -> None:
+    """Sets how a model, which may be abstract, spends memory on a run's devices."""
+    remat = resolve_remat(config, layout.platform)
+    set_remat(module, remat)
+    if layout.platform == "cpu" and layout.axis is not None and remat == "none":
+        set_attention(module, "by_row")
+
+
+def resolve_dtype(config: RunConfig, platform: str) -> str:
+    """The dtype of the model's weights, "auto" resolved for a platform."""
     if config.model.dtype != "auto":
         return config.model.dtype
-    on_cpu = jax.default_backend() == "cpu"
-    return "float32" if on_cpu or config.train.method == "model_tuning" else "bfloat16"
+    tuned = config.train.method == "model_tuning"
+    return "float32" if platform == "cpu" or tuned else "bfloat16"
+
+
+def resolve_remat(config: RunConfig, platform: str) -> Remat:
+    """What is computed anew in the backward pass, "auto" resolved for a platform.
+
+    On CPU memory is plenty and computing is not; elsewhere reading attention weights back takes
+    longer than computing them.
+    """
+    if config.train.remat != "auto":
+        return config.train.remat
+    return "none" if platform == "cpu" else "attention"
+
+
+def resolve_scan(config: RunConfig) -> bool:
+    """Whether layers are stacked and looped over."""
+    if config.train.scan_layers is not None:
+        return config.train.scan_layers
+    return config.train.remat in ("dots", "full")

@@ -113,8 +113,11 @@ def make_train_step(
         if accumulation == 1:
             grads, counts = grad_of_sums(state.trainable, frozen, batch, keys_B)
         else:
+            # Each takes every n-th row, so that devices that share the rows share each of them.
             micro = jax.tree.map(
-                lambda x: x.reshape(accumulation, rows // accumulation, *x.shape[1:]),
+                lambda x: x.reshape(rows // accumulation, accumulation, *x.shape[1:]).swapaxes(
+                    0, 1
+                ),
                 (dict(batch), keys_B),
             )
 

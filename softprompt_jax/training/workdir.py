@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flax import nnx
+import jax
 
 from softprompt_jax.config import RunConfig, flatten
 from softprompt_jax.errors import UserError
 from softprompt_jax.files import recover_folder, write_text
-from softprompt_jax.models import LanguageModel, resolve_model, save_model
+from softprompt_jax.models import LanguageModel, save_model
 from softprompt_jax.prompts import SoftPrompt
+from softprompt_jax.training import processes
 from softprompt_jax.version import __version__
 
 # Settings that a resumed run may change: how far it goes, what it tells and where it runs, not what
@@ -21,9 +22,19 @@ from softprompt_jax.version import __version__
 MAY_DIFFER = {
     "workdir",
     "resume",
+    "profile",
     "train.steps",
     "train.log_every",
+    "train.checkpoint_minutes",
+    "train.remat",
     "parallel.devices",
+    "parallel.layout",
+    "parallel.data",
+    "parallel.fsdp",
+    "parallel.tensor",
+    "parallel.coordinator",
+    "parallel.processes",
+    "parallel.process",
     "task.data_dir",
     "task.cache_dir",
 }
@@ -84,7 +95,7 @@ class TrainResult:
 
 
 class Workdir:
-    """The folder of one run.
+    """The folder of one run; of several processes, which all see it, the first one writes.
 
     Args:
         config: the run; `config.json` is written unless the folder holds a run already. A run that
@@ -92,7 +103,7 @@ class Workdir:
 
     Raises:
         UserError: the folder holds a run with other settings, or `resume` is "never" and it holds
-            one at all.
+            one at all, or this process does not see what the first one wrote.
     """
 
     def __init__(self, config: RunConfig):
@@ -100,6 +111,11 @@ class Workdir:
         self._config = config
         recover_folder(self.best)
         saved = self.path / "config.json"
+        if not processes.is_first() and not saved.exists():
+            raise UserError(
+                f"Process {jax.process_index()} does not see {saved}, which process 0 wrote; give "
+                "a --workdir on a disk that all processes share."
+            )
         if saved.exists():
             try:
                 before = RunConfig.from_json(saved.read_text(encoding="utf-8"))
@@ -119,6 +135,8 @@ class Workdir:
             path.name[0] != "." and path.name != "cache" for path in self.path.iterdir()
         ):
             raise UserError(f"{self.path} is not empty and holds no run; choose another --workdir.")
+        if not processes.is_first():
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_text(saved, config.to_json())
@@ -159,7 +177,19 @@ class Workdir:
         labels: tuple[str, ...],
         progress: Progress,
     ) -> None:
-        """Replaces the best prompt (or model) by the one of `prompted`."""
+        """Replaces the best prompt (or model) by the one of `prompted`; then all may read it."""
+        if processes.is_first():
+            self._save_best(prompted, model, task, labels, progress)
+        processes.wait_for_all()
+
+    def _save_best(
+        self,
+        prompted: Any,
+        model: LanguageModel,
+        task: str,
+        labels: tuple[str, ...],
+        progress: Progress,
+    ) -> None:
         if prompted.prompt is None:
             save_model(self.best, model, module=prompted.model)
             return
@@ -176,12 +206,6 @@ class Workdir:
         }
         SoftPrompt(prompted.prompt[...], card).save(self.best)
 
-    def load_best(self) -> tuple[nnx.Module | None, SoftPrompt | None]:
-        """The best model of model tuning, or the best prompt of prompt tuning."""
-        if self._config.train.method == "model_tuning":
-            return resolve_model(str(self.best)).load("float32").module, None
-        return None, SoftPrompt.load(self.best)
-
     def finish(self, progress: Progress, model: LanguageModel, steps: int) -> TrainResult:
         """Writes `result.json`."""
         told = {
@@ -196,7 +220,8 @@ class Workdir:
             "model_fingerprint": model.fingerprint,
             "versions": versions(),
         }
-        write_text(self.path / "result.json", json.dumps(told, indent=2) + "\n")
+        if processes.is_first():
+            write_text(self.path / "result.json", json.dumps(told, indent=2) + "\n")
         return self._as_result(progress, True, progress.examples_per_second)
 
     def interrupted(self, progress: Progress) -> TrainResult:

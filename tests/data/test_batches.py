@@ -150,3 +150,36 @@ def test_shapes_too_small_are_refused(make_examples):
         BatchStream(make_examples([1, 5], [1, 1]), [(4, 1)], 2, seed=0)
     with pytest.raises(ValueError, match="leftovers"):
         BatchStream(make_examples([1, 5], [4, 1]), [(1, 4), (5, 1)], 2, seed=0)
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_processes_assemble_their_own_rows_only(make_examples, parts):
+    generator = np.random.default_rng(4)
+    examples, shapes = random_examples(make_examples, generator)
+    size = 6
+    owns = [np.arange(size)[part::parts] for part in range(parts)]
+    whole = BatchStream(examples, shapes, size, seed=5, position=3)
+    streams = [BatchStream(examples, shapes, size, seed=5, position=3, own=own) for own in owns]
+    for _ in range(10):
+        expected = next(whole)
+        for own, stream in zip(owns, streams, strict=True):
+            batch = next(stream)
+            for key, values in expected.items():
+                np.testing.assert_array_equal(batch[key], values[own])
+    for own in owns:
+        pairs = zip(
+            evaluation_batches(examples, shapes, size),
+            evaluation_batches(examples, shapes, size, own),
+            strict=True,
+        )
+        for (expected, indexes), (batch, own_indexes) in pairs:
+            np.testing.assert_array_equal(own_indexes, indexes)  # of the whole batch
+            for key, values in expected.items():
+                np.testing.assert_array_equal(batch[key], values[own])
+
+
+def test_tokens_are_counted_over_the_whole_batch(make_examples):
+    examples = make_examples([1, 2, 3, 4], [1, 1, 2, 2])
+    stream = BatchStream(examples, [(4, 2)], 4, seed=0, own=np.array([1]))
+    assert stream.tokens(0) == (16, 24)
+    assert stream.position == 0

@@ -146,3 +146,12 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
     with pytest.raises(UserError):
         checkpoints.restore(like)
     checkpoints.close()
+
+
+def test_what_another_process_will_not_finish_is_not_waited_for(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints._checkpointer, "close", lambda: pytest.fail("it waited"))
+        checkpoints.abandon()
+        checkpoints.close()
+    checkpoints._checkpointer.close()

@@ -66,3 +66,13 @@ def test_a_line_that_was_not_written_to_its_end_is_dropped(tmp_path, log, broken
         file.write(broken)
     log([(2, {"a": 3.0})], first_step=5)
     assert lines(tmp_path) == [{"step": 1, "a": 1.0}, {"step": 2, "a": 3.0}]
+
+
+def test_a_process_that_is_not_the_first_says_and_writes_nothing(tmp_path, capsys):
+    log = RunLog(tmp_path, 0, 10, writes=False)
+    log.say("hello")
+    log.write(1, {"a": 1.0})
+    log.advance(1, loss="1.0")
+    log.close()
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr() == ("", "")

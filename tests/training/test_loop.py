@@ -35,7 +35,7 @@ def result(config):
 @pytest.fixture
 def no_weights(monkeypatch):
     """Fails where weights are about to be read."""
-    monkeypatch.setattr(ModelFiles, "load", lambda *_: pytest.fail("the weights were read"))
+    monkeypatch.setattr(ModelFiles, "load", lambda *_, **__: pytest.fail("the weights were read"))
 
 
 def test_the_folder_of_a_run(config, result):
@@ -131,7 +131,7 @@ def test_patience(config, folder, no_weights_later):
 
 @pytest.fixture
 def no_weights_later(monkeypatch):
-    return lambda: monkeypatch.setattr(ModelFiles, "load", lambda *_: pytest.fail("read"))
+    return lambda: monkeypatch.setattr(ModelFiles, "load", lambda *_, **__: pytest.fail("read"))
 
 
 def test_a_loss_that_is_not_finite(config, folder):
