@@ -24,7 +24,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -215,8 +214,8 @@ def describe_job(options: argparse.Namespace, opened: Opened, digest: str) -> di
         "dtype": opened.dtype,
         "prompts": prompts,
         "batch_size": opened.batch_size,
-        # Another number or kind of devices computes other bits.
-        "devices": [opened.devices, jax.default_backend()],
+        # Another number or kind of devices, or another mesh of them, computes other bits.
+        "devices": str(opened.layout),
         "version": __version__,
         **{name: getattr(options, name) for name in ANSWERING},
     }

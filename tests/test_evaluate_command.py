@@ -5,6 +5,7 @@ import json
 import runpy
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from softprompt_jax.models import load_model
 from softprompt_jax.models.loading import ModelFiles
 from softprompt_jax.prompts import SoftPrompt
 from softprompt_jax.tasks import get_task
+from softprompt_jax.training.parallel import PmapLayout
 
 LABELS = ("negative", "positive")
 NAMES = ("one", "two", "three", "four")
@@ -208,7 +210,9 @@ def test_renamed_labels(folder, monkeypatch, tmp_path):
     )
     monkeypatch.setattr(evaluate, "tasks_from_options", lambda options: [task])
     options = evaluate.TaskOptions(name="glue/mrpc")
-    opened = evaluate.Opened({"p": prompt}, sp.models.resolve_model(card["model"]), "float32", 4, 1)
+    one = PmapLayout(jax.devices()[:1])
+    files = sp.models.resolve_model(card["model"])
+    opened = evaluate.Opened({"p": prompt}, files, "float32", 4, one)
     job = evaluate.prepare(options, "validation", None, opened)
     assert job.said == qqp
     report = evaluate.evaluate(job, opened, False)
@@ -227,7 +231,7 @@ def test_renamed_labels(folder, monkeypatch, tmp_path):
     assert report["prompts"]["p"]["accuracy"] == 0.5
     # Prompts of both tasks say different words.
     other = SoftPrompt(prompt.vectors, card | {"task": "glue/mrpc"})
-    opened = evaluate.Opened({"p": prompt, "q": other}, opened.files, "float32", 4, 1)
+    opened = evaluate.Opened({"p": prompt, "q": other}, files, "float32", 4, one)
     with pytest.raises(sp.UserError, match="name the labels of glue/mrpc differently"):
         evaluate.prepare(options, "validation", None, opened)
 
@@ -271,7 +275,7 @@ def test_cut_texts_are_counted(folder, run):
     ],
 )
 def test_mistakes(folder, run, monkeypatch, arguments, message):
-    monkeypatch.setattr(ModelFiles, "load", lambda *_: pytest.fail("the weights were read"))
+    monkeypatch.setattr(ModelFiles, "load", lambda *_, **__: pytest.fail("the weights were read"))
     before = sorted(path.name for path in folder.iterdir())
     filled = []
     for each in arguments:

@@ -1,8 +1,9 @@
 """The predictor's compiled functions: a batch of rows in, answers out.
 
 The bank of prompts and the numbers of sampling are arguments, so that neither a prompt that comes
-or goes nor another temperature compiles anything. Rows are spread over the devices of a mesh,
-which do not talk to each other.
+or goes nor another temperature compiles anything. Rows are spread over the devices of a mesh. Those
+of `PmapLayout` have whole weights and do not talk to each other; for those of `MeshLayout`, which
+have parts of the weights, the compiler sees to what they tell each other.
 """
 
 import functools
@@ -20,7 +21,7 @@ from softprompt_jax.inference.prompt_bank import make_bank, put_prompt, take_row
 from softprompt_jax.inference.sampling import Sampler, row_keys
 from softprompt_jax.inference.scoring import choice_log_likelihoods
 from softprompt_jax.prompts.prompted_model import RowPrompts
-from softprompt_jax.training.parallel import AXIS
+from softprompt_jax.training.parallel import AXIS, ROW_AXES
 
 Rows = Mapping[str, Any]
 """`inputs` and `input_mask` [B, S], `places` int32 [B] in the bank; to score `choices` and
@@ -55,11 +56,16 @@ class Numbers(NamedTuple):
     top_p: float = 1.0
 
 
+def row_spec(mesh: Mesh) -> PartitionSpec:
+    """How the rows of a batch are shared out over the mesh of a layout."""
+    return PartitionSpec(AXIS if AXIS in mesh.axis_names else ROW_AXES)
+
+
 def _over_rows(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     """Maps `function(shared, rows)`, whose results have a row each, over the mesh's devices."""
-    if mesh.size == 1:
+    if mesh.size == 1 or AXIS not in mesh.axis_names:
         return function
-    rows = PartitionSpec(AXIS)
+    rows = row_spec(mesh)
     return jax.shard_map(
         function, mesh=mesh, in_specs=(PartitionSpec(), rows), out_specs=rows, check_vma=False
     )

@@ -102,6 +102,8 @@ class PromptPlaces:
         place = self._place_of[name] if name in self else min(free)
         padded = jax.device_put(pad_prompt(prompt.vectors, self._length), self._sharding)
         one = compiled.bank_of_one(self._graphdef, self._state, padded.vectors, padded.mask)
+        # Of weights in shards the compiler may leave it in shards too.
+        one = jax.device_put(one, self._sharding)
         self.bank = compiled.put(self.bank, np.int32(place), one)
         self._place_of[name] = place
         self.prompts = {**self.prompts, name: prompt}

@@ -1,5 +1,6 @@
 """One frozen model, many prompts: each row of a batch brings its own."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,23 +8,30 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Float
 
+from softprompt_jax.config import ParallelOptions
 from softprompt_jax.data.tokenization import encode_choices, encode_inputs
 from softprompt_jax.errors import UserError
 from softprompt_jax.inference import compiled
 from softprompt_jax.inference.batching import batch_rows, pad_choices
-from softprompt_jax.inference.compiled import Numbers, Search
+from softprompt_jax.inference.compiled import Numbers, Search, row_spec
 from softprompt_jax.inference.places import PromptPlaces
 from softprompt_jax.inference.sampling import check_sampling
+from softprompt_jax.inference.serving_layout import serving_layout
 from softprompt_jax.inference.streaming import generate_in_steps
-from softprompt_jax.models import LanguageModel, load_model
+from softprompt_jax.models import LanguageModel, resolve_model
+from softprompt_jax.models.blocks import set_attention
+from softprompt_jax.models.loading import check_dtype
 from softprompt_jax.prompts.soft_prompt import SoftPrompt
-from softprompt_jax.training.parallel import AXIS, Device
+from softprompt_jax.training.parallel import Device, Layout, PmapLayout
 
 Texts = Sequence[str] | Sequence[Sequence[int]]
 """Inputs as the task words them, or their token ids as the model reads them."""
+
+
+_UNDER_WAY = 8  # batches that are queued before an answer is waited for
 
 
 class Predictor:
@@ -36,13 +44,17 @@ class Predictor:
         model: the frozen model.
         prompts: prompts of any lengths, by name; `add` adds more.
         batch_size: rows a batch; rounded up to a multiple of the devices.
-        devices: local devices that share the rows of a batch; None: all of them.
+        devices: local devices that share the rows of a batch, each with whole weights; None: all
+            of them.
+        layout: instead of `devices`: where weights and rows go. `MeshLayout` cuts the weights, for
+            a model that is too large for a device.
         places: prompts that there is room for; None: a few more than are given. Grows when full.
         prompt_length: of the longest prompt there is room for; None: that of the longest given.
             Grows when a longer one is added.
 
     Raises:
-        UserError: a prompt is made for a model of another width, or there are fewer devices.
+        UserError: a prompt is made for a model of another width, there are fewer devices, or both
+            devices and a layout are given.
     """
 
     def __init__(
@@ -52,6 +64,7 @@ class Predictor:
         *,
         batch_size: int = 16,
         devices: int | None = None,
+        layout: Layout | None = None,
         places: int | None = None,
         prompt_length: int | None = None,
     ):
@@ -60,17 +73,28 @@ class Predictor:
             prompt.check_fits(model.config, model.name)
         self.model = model
         self.batch_size = batch_size
-        self._mesh = Mesh(np.asarray(_devices(devices)), (AXIS,))
-        self._everywhere = NamedSharding(self._mesh, PartitionSpec())
-        self._by_row = NamedSharding(self._mesh, PartitionSpec(AXIS))
-        self._graphdef, state = nnx.split(model.module)
-        self._state = jax.device_put(state, self._everywhere)
+        if layout is None:
+            layout = PmapLayout(_devices(devices))
+        elif devices is not None:
+            raise UserError("A Predictor was given devices and a layout; leave one of them out.")
+        self._shards = layout.shards
+        everywhere = layout.replicated
+        assert isinstance(everywhere, NamedSharding)
+        assert isinstance(everywhere.mesh, Mesh)
+        self._mesh = everywhere.mesh
+        self._by_row = NamedSharding(self._mesh, row_spec(self._mesh))
+        module = nnx.merge(*nnx.split(model.module))
+        if layout.platform == "cpu" and layout.axis is not None:
+            set_attention(module, "by_row")
+        self._graphdef, state = nnx.split(module)
+        # Layouts know the paths of a `PromptedModel`, which has the model as "model".
+        self._state = layout.place_frozen({"model": state})["model"]
         longest = max((prompt.length for prompt in prompts.values()), default=1)
         self._places = PromptPlaces(
             model,
             self._graphdef,
             self._state,
-            self._everywhere,
+            everywhere,
             max(places or 0, len(prompts) + 1),
             max(prompt_length or 0, longest),
         )
@@ -82,6 +106,9 @@ class Predictor:
         model: str,
         prompts: Mapping[str, str | Path],
         dtype: str = "float32",
+        *,
+        devices: int | None = None,
+        parallel: ParallelOptions | None = None,
         **options: Any,
     ) -> "Predictor":
         """A predictor from names and folders.
@@ -90,13 +117,22 @@ class Predictor:
             model: as for `load_model`.
             prompts: prompt folders by name.
             dtype: as for `load_model`.
+            devices: local devices to use; None: all of them.
+            parallel: how weights and rows are spread over the devices, as for `train`; None: whole
+                weights on each device, unless they are too large for one.
             **options: those of `Predictor`.
 
         Raises:
-            UserError: as `load_model` and `SoftPrompt.load`.
+            UserError: as `load_model`, `SoftPrompt.load` and `serving_layout`.
         """
         loaded = {name: SoftPrompt.load(folder) for name, folder in prompts.items()}
-        return Predictor(load_model(model, dtype), loaded, **options)
+        check_dtype(dtype)
+        files = resolve_model(model)
+        parallel = parallel or ParallelOptions()
+        if devices is not None:
+            parallel = dataclasses.replace(parallel, devices=devices)
+        layout = serving_layout(parallel, files.config, dtype)
+        return Predictor(files.load(dtype, layout.sharding), loaded, layout=layout, **options)
 
     @property
     def prompts(self) -> Mapping[str, SoftPrompt]:
@@ -252,7 +288,7 @@ class Predictor:
         for rows, index in self._batches(texts, names, max_new_tokens, numbers=own):
             shared = (self._state, self._places.bank)
             output = compiled.generate(self._graphdef, self._mesh, search, *shared, rows, sampling)
-            queued.append((index, output))
+            _queue(queued, index, output)
         self._fetch(result, queued)
         decoded = self.model.tokenizer.batch_decode(result, skip_special_tokens=True)
         return [answer.strip() for answer in decoded]
@@ -328,7 +364,7 @@ class Predictor:
                     )
             longest = config.max_positions - answer_length
         places = np.array([self._places[name] for name in names], np.int32)
-        for ids, mask, index in batch_rows(rows, self.batch_size, self._mesh.size, longest):
+        for ids, mask, index in batch_rows(rows, self.batch_size, self._shards, longest):
             batch = {
                 "inputs": ids,
                 "input_mask": mask,
@@ -359,10 +395,8 @@ class Predictor:
         batches = self._batches(texts, names, choices.shape[2], choices=choices, choice_mask=mask)
         queued = []
         for rows, index in batches:
-            bank = self._places.bank
-            queued.append(
-                (index, compiled.score(self._graphdef, self._mesh, self._state, bank, rows))
-            )
+            shared = (self._state, self._places.bank)
+            _queue(queued, index, compiled.score(self._graphdef, self._mesh, *shared, rows))
         self._fetch(result, queued)
         return result
 
@@ -387,10 +421,17 @@ class Predictor:
 
     @staticmethod
     def _fetch(result: np.ndarray, queued: Sequence[tuple[np.ndarray, jax.Array]]) -> None:
-        """Fills `result` row by row; everything is queued before the first answer is waited for."""
+        """Fills `result` row by row."""
         for index, output in jax.device_get(queued):
             real = index >= 0
             result[index[real]] = output[real]
+
+
+def _queue(queued: list[tuple[np.ndarray, jax.Array]], index: np.ndarray, output: Any) -> None:
+    """Adds a batch to those under way; CPU devices that share weights do not stand many."""
+    queued.append((index, output))
+    if len(queued) > _UNDER_WAY:
+        jax.block_until_ready(queued[-_UNDER_WAY][1])
 
 
 def _devices(count: int | None) -> list[Device]:

@@ -11,12 +11,14 @@ from typing import Any
 
 import jax
 
-from softprompt_jax.config import ModelOptions, RunConfig
+from softprompt_jax.config import ModelOptions, ParallelOptions, RunConfig
 from softprompt_jax.errors import UserError
 from softprompt_jax.inference.predictor import Predictor
+from softprompt_jax.inference.serving_layout import serving_layout
 from softprompt_jax.models import resolve_model
 from softprompt_jax.models.loading import ModelFiles
 from softprompt_jax.prompts.soft_prompt import SoftPrompt
+from softprompt_jax.training.parallel import MESH_AXES, Layout
 from softprompt_jax.training.setup import resolve_dtype
 
 
@@ -36,6 +38,21 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=16, help="rows a batch; default: 16")
     parser.add_argument("--devices", type=int, help="local devices to use; default: all of them")
+    parser.add_argument(
+        "--layout",
+        choices=["auto", "pmap", "mesh"],
+        default="auto",
+        help="pmap: whole weights on each device; mesh: weights shared out too; auto: mesh where "
+        "they are too large for a device",
+    )
+    for axis, shares in (
+        ("data", "rows"),
+        ("fsdp", "rows and weights"),
+        ("tensor", "heads and hidden units"),
+    ):
+        parser.add_argument(
+            f"--{axis}", type=int, help=f"devices along the mesh's axis that shares out {shares}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +64,14 @@ class Opened:
         files: of the model.
         dtype: of its weights, "float32" or "bfloat16".
         batch_size: rows a batch.
-        devices: that share a batch.
+        layout: where weights and rows go.
     """
 
     prompts: dict[str, SoftPrompt]
     files: ModelFiles
     dtype: str
     batch_size: int
-    devices: int
+    layout: Layout
 
     def load(self, prompts: dict[str, SoftPrompt] | None = None) -> Predictor:
         """Reads the weights; a prompt that was trained on other ones is told on standard error.
@@ -62,7 +79,7 @@ class Opened:
         Args:
             prompts: what the predictor is to have; None: the prompts that were opened.
         """
-        model = self.files.load(self.dtype)
+        model = self.files.load(self.dtype, self.layout.sharding)
         for name, prompt in self.prompts.items():
             trained_on = prompt.card.get("model_fingerprint", model.fingerprint)
             if trained_on != model.fingerprint:
@@ -75,7 +92,7 @@ class Opened:
             model,
             self.prompts if prompts is None else prompts,
             batch_size=self.batch_size,
-            devices=self.devices,
+            layout=self.layout,
         )
 
 
@@ -88,13 +105,13 @@ def open_prompts(options: argparse.Namespace, folders: dict[str, Path]) -> Opene
 
     Raises:
         UserError: a folder holds no prompt, the prompts name no common model and none is given,
-            the model is not found or has another width, or there are fewer devices.
+            the model is not found or has another width, there are fewer devices, or they do not
+            make up the mesh.
     """
-    check_least(options, batch_size=1)
+    check_least(options, batch_size=1, data=1, fsdp=1, tensor=1)
     here = jax.local_device_count()
-    devices = here if options.devices is None else options.devices
-    if not 1 <= devices <= here:
-        raise UserError(f"--devices is {devices}, but this machine has {here}.")
+    if options.devices is not None and not 1 <= options.devices <= here:
+        raise UserError(f"--devices is {options.devices}, but this machine has {here}.")
     prompts = {name: SoftPrompt.load(folder) for name, folder in folders.items()}
     name = options.model if options.model is not None else common_fact(prompts, "model")
     files = resolve_model(name)
@@ -103,8 +120,16 @@ def open_prompts(options: argparse.Namespace, folders: dict[str, Path]) -> Opene
             prompt.check_fits(files.config, name)
         except UserError as error:
             raise UserError(f"Prompt {each} does not fit: {error}") from None
-    dtype = resolve_dtype(RunConfig(model=ModelOptions(name=name, dtype=options.dtype)))
-    return Opened(prompts, files, dtype, options.batch_size, devices)
+    platform = jax.local_devices()[0].platform
+    dtype = resolve_dtype(RunConfig(model=ModelOptions(name=name, dtype=options.dtype)), platform)
+    parallel = ParallelOptions(
+        **{name: getattr(options, name) for name in ("devices", "layout", *MESH_AXES)}
+    )
+    try:
+        layout = serving_layout(parallel, files.config, dtype)
+    except UserError as error:  # the options are those of a run, which have a longer name there
+        raise UserError(str(error).replace("--parallel.", "--")) from None
+    return Opened(prompts, files, dtype, options.batch_size, layout)
 
 
 def parse_prompts(text: str, named: bool) -> dict[str, Path]:
