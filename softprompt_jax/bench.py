@@ -2,10 +2,12 @@
 
     python -m softprompt_jax.bench train --against peft
     python -m softprompt_jax.bench train --against none --train.batch_size 32
+    python -m softprompt_jax.bench train --shape google/t5-v1_1-base --lengths multirc
     python -m softprompt_jax.bench predict --against peft
 
 `train` measures training steps. The recipe is `configs/quickstart.py` unless `--config` names
-another, and every option of `softprompt_jax.train` changes it. `predict` measures answers to rows
+another, and every option of `softprompt_jax.train` changes it; `--shape` and `--lengths` need
+neither weights nor data. `predict` measures answers to rows
 of mixed tasks, each task with a prompt of its own. The last line of the output is one JSON object.
 """
 
@@ -15,6 +17,7 @@ from typing import Any
 
 from softprompt_jax.benchmarks import prediction, training
 from softprompt_jax.benchmarks.worker import check_installed
+from softprompt_jax.benchmarks.workload import LENGTHS, Workload
 from softprompt_jax.command_line import Parser, load_command_config, run_command
 from softprompt_jax.errors import UserError
 
@@ -38,6 +41,22 @@ def main(arguments: Sequence[str]) -> int:
     _add_sides(train, rounds=6)
     train.add_argument(
         "--steps-per-round", type=int, default=12, help="training steps a turn; default: 12"
+    )
+    train.add_argument(
+        "--shape",
+        help="random weights in the shape of this model (a hub id, or as load_model takes it)",
+    )
+    train.add_argument(
+        "--lengths",
+        choices=sorted(LENGTHS),
+        help="random rows with as many tokens as this task's have",
+    )
+    train.add_argument(
+        "--padding",
+        choices=["own", "equal"],
+        default="own",
+        help="own: each side pads as its users do; equal: all sides train on the very same "
+        "batches, all padded to the longest row; default: own",
     )
     predict = kinds.add_parser("predict", help="classification and generation, mixed tasks")
     _add_sides(predict, rounds=3)
@@ -83,11 +102,16 @@ def _train(options: Any, rest: Sequence[str]) -> int:
     if not any(argument.split("=")[0] == "--config" for argument in rest):
         rest = ["--config", RECIPE, *rest]
     config = load_command_config(rest)
+    workload = Workload(options.shape, options.lengths, options.padding)
     if options.against == "peft":
         training.check_comparison(config)
-    sides = training.compare(config, options.against, options.rounds, options.steps_per_round)
-    print(training.report(config, sides))
-    print(training.to_json(sides))
+    workload.check()
+    config, fields = workload.apply(config), workload._asdict()
+    comparison = training.compare(
+        config, fields, options.against, options.rounds, options.steps_per_round
+    )
+    print(training.report(config, fields, comparison))
+    print(training.to_json(comparison))
     return 0
 
 

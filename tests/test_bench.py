@@ -4,14 +4,25 @@ import statistics
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from safetensors.numpy import load_file
 from tiny_models import make_tiny
 
 from softprompt_jax.bench import main
+from softprompt_jax.benchmarks import handover
+from softprompt_jax.benchmarks.matmul import layer_widths
 from softprompt_jax.benchmarks.rounds import spread
 from softprompt_jax.benchmarks.worker import Worker, peak_memory_bytes
+from softprompt_jax.benchmarks.workload import LENGTHS, Workload, draw_examples, prepare
+from softprompt_jax.config import load_config
 from softprompt_jax.errors import UserError
+from softprompt_jax.models.families import build_module, config_from_hf
+from softprompt_jax.models.known_shapes import KNOWN_SHAPES
+from softprompt_jax.models.saving import torch_state
 
 HAS_PEFT = all(importlib.util.find_spec(name) for name in ("torch", "peft"))
 
@@ -68,8 +79,15 @@ def test_ours_alone(recipe):
     assert done.returncode == 0, done.stderr
     figures = check_figures(done.stdout, 4, 3, 2)
     assert set(figures) == {
-        *("examples_per_second", "peak_memory_bytes", "compile_seconds", "rounds")
+        *("examples_per_second", "peak_memory_bytes", "compile_seconds", "rounds"),
+        *("matmul_flops_per_second", "step_flops_per_second", "share_of_matmul_limit"),
     }
+    turns = figures["rounds"]["ours"]
+    counted = statistics.median(turn["flops"] / turn["seconds"] for turn in turns)
+    assert figures["step_flops_per_second"] == pytest.approx(counted)
+    share = figures["step_flops_per_second"] / figures["matmul_flops_per_second"]
+    assert figures["share_of_matmul_limit"] == pytest.approx(share, rel=0.9)
+    assert "matrix products" in done.stdout
     assert figures["examples_per_second"] == statistics.median(speeds(figures["rounds"]["ours"]))
 
 
@@ -92,6 +110,89 @@ def test_against_peft(recipe, family):
         assert words in done.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_PEFT, reason="torch and peft are not installed")
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_equal_padding_of_drawn_rows(recipe, tmp_path, family):
+    options = recipe(family)
+    shape = tmp_path / "shape"  # neither weights nor a tokenizer
+    shape.mkdir()
+    (shape / "config.json").write_bytes((tmp_path / family / "config.json").read_bytes())
+    drawn = ("--shape", str(shape), "--lengths", "multirc", "--padding", "equal")
+    done = bench("--rounds", "2", "--steps-per-round", "2", *drawn, *options)
+    assert done.returncode == 0, done.stderr
+    figures = check_figures(done.stdout, 4, 2, 2)
+    assert "ratio_grouped" not in figures
+    for ours, peft in zip(*figures["rounds"].values(), strict=True):
+        assert ours["tokens"] == peft["tokens"]
+        assert ours["padded_tokens"] == peft["padded_tokens"] == 2 * 4 * (512 + 2)
+
+
+@pytest.mark.parametrize("family", ["t5", "llama"])
+def test_random_weights_are_the_same_for_both_sides(recipe, tmp_path, family):
+    config = load_config(recipe(family)[1])
+    (tmp_path / family / "model.safetensors").unlink()  # drawn, not read
+    workload = Workload(str(tmp_path / family), "multirc")
+    folder = tmp_path / "handover"
+    folder.mkdir()
+    setup = {
+        "config": workload.apply(config).to_json(),
+        "workload": workload._asdict(),
+        "folder": str(folder),
+    }
+    handover.start(setup)
+    ours = prepare(workload.apply(config), workload)
+    theirs = load_file(folder / "model" / "model.safetensors")
+    mine = torch_state(ours.load(None, "cpu").module, family)
+    assert mine.keys() == theirs.keys()
+    for name, values in mine.items():
+        np.testing.assert_array_equal(theirs[name], values)
+    with np.load(folder / "tokens.npz") as tokens:
+        np.testing.assert_array_equal(tokens["inputs"], ours.examples.inputs)
+        np.testing.assert_array_equal(tokens["input_offsets"], ours.examples.input_offsets)
+
+
+def test_drawn_lengths():
+    examples = draw_examples(LENGTHS["multirc"], 100, seed=3, rows=20000)
+    lengths = examples.input_lengths
+    assert np.median(lengths) == pytest.approx(270, rel=0.02)
+    assert lengths.min() >= 1
+    assert lengths.max() == 512
+    assert 0.02 < (lengths == 512).mean() < 0.05
+    assert set(examples.target_lengths) == {2}
+    assert examples.inputs.min() >= 10
+    assert examples.inputs.max() == 99
+    again = draw_examples(LENGTHS["multirc"], 100, seed=3, rows=20000)
+    np.testing.assert_array_equal(again.inputs, examples.inputs)
+
+
+def test_widths_of_two_layers():
+    llama = config_from_hf(KNOWN_SHAPES["smollm2-135m"])
+    assert layer_widths(llama) == [576] * 2 + [192] * 2 + [1536] * 3
+    # Twice a layer's weights, which all are matrices but the norms.
+    t5 = config_from_hf(KNOWN_SHAPES["google/t5-v1_1-base"])
+    module = nnx.eval_shape(lambda: build_module(t5, dtype=jnp.float32, rngs=nnx.Rngs(0)))
+    block = jax.tree.leaves(nnx.state(module.encoder.blocks[0]))
+    kernels = sum(leaf.size for leaf in block if leaf.ndim == 2)
+    assert sum(2 * t5.d_model * width for width in layer_widths(t5)) == 2 * kernels
+
+
+@pytest.mark.skipif(not HAS_PEFT, reason="torch and peft are not installed")
+def test_rows_without_a_tokenizer_are_padded_as_transformers_does_it(recipe, tmp_path):
+    from softprompt_jax.benchmarks.peft_side import make_collator
+
+    recipe("t5")
+    features = [
+        {"input_ids": [5, 6, 7], "attention_mask": [1] * 3, "labels": [8, 1]},
+        {"input_ids": [9], "attention_mask": [1], "labels": [3, 4, 1]},
+    ]
+    with_tokenizer = make_collator(tmp_path / "t5", 0)([dict(each) for each in features])
+    without = make_collator(tmp_path, 0)(features)
+    assert set(with_tokenizer) == set(without)
+    for name, values in without.items():
+        np.testing.assert_array_equal(values, with_tokenizer[name])
+
+
 @pytest.mark.parametrize("missing", ["torch", "peft"])
 def test_a_missing_library_is_named_with_its_mend(monkeypatch, recipe, missing):
     find_spec = importlib.util.find_spec
@@ -109,6 +210,10 @@ def test_a_missing_library_is_named_with_its_mend(monkeypatch, recipe, missing):
         (["train", "--against", "pefd"], "pefd"),
         (["sleep"], "sleep"),
         (["train", "--config", "nowhere.py"], "nowhere.py"),
+        (["train", "--against", "none", "--shape", "google/t5-v1_1-base"], "--lengths"),
+        (["train", "--against", "none", "--shape", "no!", "--lengths", "multirc"], "no!"),
+        (["train", "--lengths", "boolq"], "boolq"),
+        (["train", "--padding", "some"], "some"),
         (["train", "--train.stepz", "3"], "--train.steps"),
     ],
 )

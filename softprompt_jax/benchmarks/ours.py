@@ -6,36 +6,33 @@ from typing import Any
 import jax
 import numpy as np
 
+from softprompt_jax.benchmarks.matmul import layer_widths
 from softprompt_jax.benchmarks.rounds import Round
 from softprompt_jax.benchmarks.worker import Answerer, peak_memory_bytes, serve
+from softprompt_jax.benchmarks.workload import Workload, prepare
 from softprompt_jax.config import RunConfig
 from softprompt_jax.data import BatchStream, assemble_batch
-from softprompt_jax.data.preparation import prepare_data
-from softprompt_jax.models import resolve_model
-from softprompt_jax.training import parallel
-from softprompt_jax.training.setup import prepare_step, resolve_dtype, tasks_from_options
+from softprompt_jax.training.flops import step_flops
+from softprompt_jax.training.setup import prepare_step, resolve_dtype, run_layout
 
 
 def start(setup: dict[str, Any]) -> tuple[dict[str, Any], Answerer]:
     """Loads, compiles every shape, and says what there is to say about it.
 
     Args:
-        setup: `config` as JSON text.
+        setup: `config` as JSON text, and `workload` by field.
     """
     config = RunConfig.from_json(setup["config"])
     options = config.train
-    devices = parallel.local_devices(
-        config.parallel.devices, options.batch_size, options.accumulation
+    material = prepare(config, Workload(**setup["workload"]))
+    model_config, examples = material.model_config, material.examples
+    stream = BatchStream(
+        examples, material.shapes, options.batch_size, config.seed, mixing=material.mixing
     )
-    files = resolve_model(config.model.name)
-    tasks = tasks_from_options(config.task)
-    tokenizer = files.load_tokenizer()
-    data = prepare_data(config, tasks, [], tokenizer, files.config)
-    examples = data.examples
-    stream = BatchStream(examples, data.shapes, options.batch_size, config.seed, mixing=data.mixing)
 
-    model = files.load(resolve_dtype(config))
-    _, _, frozen, state, train_step = prepare_step(config, model, tasks, devices)
+    layout = run_layout(config, model_config)
+    model = material.load(layout, layout.platform)
+    _, _, frozen, state, train_step = prepare_step(config, model, material.tasks, layout)
 
     def run(batches: list[tuple[Any, np.ndarray]]) -> float:
         """Trains on batches as the training loop does; the wall time in seconds."""
@@ -44,7 +41,7 @@ def start(setup: dict[str, Any]) -> tuple[dict[str, Any], Answerer]:
         started = time.perf_counter()
         for shape, rows in batches:
             batch = assemble_batch(examples, rows, shape)
-            state, metrics = train_step(state, frozen, parallel.shard_rows(batch, len(devices)))
+            state, metrics = train_step(state, frozen, layout.place_rows(batch, options.batch_size))
             if unread is not None:
                 jax.device_get(unread)
             unread = metrics
@@ -59,6 +56,10 @@ def start(setup: dict[str, Any]) -> tuple[dict[str, Any], Answerer]:
         compile_seconds += max(0.0, first - run([batch]))
 
     lengths = examples.input_lengths + examples.target_lengths
+    prompt_length = config.prompt.length if options.method == "prompt_tuning" else 0
+
+    def flops(shape: Any) -> int:
+        return step_flops(model_config, shape, options.batch_size, prompt_length, options.method)
 
     def measure(message: dict[str, Any]) -> dict[str, Any]:
         batches = [epoch[i] for i in message["batches"]]
@@ -68,16 +69,31 @@ def start(setup: dict[str, Any]) -> tuple[dict[str, Any], Answerer]:
                 examples=sum(len(rows) for _, rows in batches),
                 tokens=sum(int(lengths[rows].sum()) for _, rows in batches),
                 padded_tokens=sum(len(rows) * sum(shape) for shape, rows in batches),
+                flops=sum(flops(shape) for shape, _ in batches),
                 peak_memory_bytes=peak_memory_bytes(),
             )
         )
 
+    sizes = [len(rows) * sum(shape) for shape, rows in epoch]
+    middle = int(np.median(sizes)) + options.batch_size * prompt_length
+    # A CPU's devices share its cores.
+    devices = 1 if layout.platform == "cpu" else len(layout.devices)
     about = {
         "software": f"jax {jax.__version__}",
-        "device": f"{len(devices)} {jax.default_backend()} device(s)",
+        "device": str(layout),
         "compile_seconds": compile_seconds,
-        "dtype": resolve_dtype(config),
-        "sizes": [len(rows) * sum(shape) for shape, rows in epoch],
+        "dtype": resolve_dtype(config, layout.platform),
+        "sizes": sizes,
+        "batches": [rows.tolist() for _, rows in epoch],
+        "widths": list(epoch[0][0]),
+        "devices": devices,
+        # For the matmul limit: the positions that a layer of one device sees at a time.
+        "matmul": {
+            "rows": max(1, middle // devices),
+            "d_model": model_config.d_model,
+            "widths": layer_widths(model_config),
+            "dtype": resolve_dtype(config, layout.platform),
+        },
     }
     return about, measure
 

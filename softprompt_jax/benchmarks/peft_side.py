@@ -9,6 +9,7 @@ References:
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ def start(setup: dict[str, Any]) -> tuple[dict[str, Any], Answerer]:
 
     Args:
         setup: `folder`, what the handover said of it, and `grouped`: whether rows of like lengths
-            share a batch.
+            share a batch. With `batches`, the rows of each, and `widths`, the tokens that inputs
+            and targets are padded to, these are what it trains on.
     """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -59,9 +61,14 @@ def start(setup: dict[str, Any]) -> tuple[dict[str, Any], Answerer]:
     widths = np.stack([examples.input_lengths, examples.target_lengths], axis=1)
     if not seq2seq:
         widths = widths.sum(axis=1, keepdims=True)
-    batches = cut(widths[:, 0].tolist(), setup["batch_size"], setup["grouped"], setup["seed"])
-    padded = [len(rows) * int(widths[rows].max(axis=0).sum()) for rows in batches]
-    collate = make_collator(folder / "model", setup["pad_id"])
+    if given := setup.get("batches"):
+        batches, fixed = given, setup["widths"] if seq2seq else [sum(setup["widths"])] * 2
+        padded = [len(rows) * sum(setup["widths"]) for rows in batches]
+        collate = partial(pad, pad_id=setup["pad_id"], widths=fixed)
+    else:
+        batches = cut(widths[:, 0].tolist(), setup["batch_size"], setup["grouped"], setup["seed"])
+        padded = [len(rows) * int(widths[rows].max(axis=0).sum()) for rows in batches]
+        collate = make_collator(folder / "model", setup["pad_id"])
 
     def run(batches: Sequence[list[int]]) -> float:
         """Trains on batches; the wall time in seconds."""
@@ -130,11 +137,30 @@ def cut(lengths: list[int], batch_size: int, grouped: bool, seed: int) -> list[l
 
 
 def make_collator(model_folder: Path, pad_id: int) -> Callable[[list[Feature]], Any]:
-    """Transformers' collator: rows padded to the longest of their batch, on the right."""
+    """Transformers' collator: rows padded to the longest of their batch, on the right.
+
+    It asks for a tokenizer; where the folder has none, `pad` does the same.
+    """
+    if not (model_folder / "tokenizer_config.json").is_file():
+        return partial(pad, pad_id=pad_id)
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_folder, padding_side="right")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_id)
     return transformers.DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED)
+
+
+def pad(
+    features: Sequence[Feature], pad_id: int, widths: Sequence[int] | None = None
+) -> transformers.BatchEncoding:
+    """Rows padded on the right: to the longest, or inputs and labels to two given widths."""
+    values = {"input_ids": pad_id, "attention_mask": 0, "labels": IGNORED}
+    batch = {}
+    for name, value in values.items():
+        rows = [feature[name] for feature in features]
+        given = None if widths is None else widths[name == "labels"]
+        width = max(map(len, rows)) if given is None else given
+        batch[name] = torch.tensor([row + [value] * (width - len(row)) for row in rows])
+    return transformers.BatchEncoding(batch)
 
 
 if __name__ == "__main__":

@@ -57,10 +57,12 @@ class Round(Turn):
     Attributes:
         tokens: of inputs and targets together, without padding.
         padded_tokens: the same with padding.
+        flops: that the steps need at least, as `step_flops` counts them; None: not counted.
     """
 
     tokens: int
     padded_tokens: int
+    flops: int | None = None
 
 
 AnyTurn = TypeVar("AnyTurn", bound=Turn)

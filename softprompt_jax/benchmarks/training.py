@@ -1,8 +1,10 @@
 """Training speed of one recipe, ours and PEFT's in turn."""
 
+import dataclasses
 import json
 import os
 import statistics
+from typing import Any
 
 from softprompt_jax.benchmarks.rounds import Round, Side, spread
 from softprompt_jax.benchmarks.worker import Workers, check_installed, tell
@@ -29,55 +31,92 @@ def check_comparison(config: RunConfig) -> None:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What was measured.
+
+    Attributes:
+        sides: ours, then PEFT in random order and PEFT grouped by length, or PEFT on our very
+            batches, or nothing more.
+        matmul: FLOP/s that JAX's matrix products reach on the devices of our side, one a round.
+    """
+
+    sides: list[Side[Round]]
+    matmul: list[float]
+
+    @property
+    def step_flops(self) -> list[float]:
+        """FLOP/s of our steps, one a round; what a step computes needlessly does not count."""
+        return [(r.flops or 0) / r.seconds for r in self.sides[0].rounds]
+
+    @property
+    def share_of_matmul_limit(self) -> float:
+        """The median of the rounds' own shares, mostly in (0, 1)."""
+        return statistics.median(
+            step / limit for step, limit in zip(self.step_flops, self.matmul, strict=True)
+        )
+
+
 def compare(
-    config: RunConfig, against: str, rounds: int, steps_per_round: int
-) -> list[Side[Round]]:
+    config: RunConfig, workload: dict[str, Any], against: str, rounds: int, steps_per_round: int
+) -> Comparison:
     """Lets the sides train in turn: one works while the others wait.
 
     So whatever else the machine does meets all sides alike, and the ratio of a round's speeds is
-    steadier than the speeds.
+    steadier than the speeds. Matrix products have their turn too.
 
     Args:
         config: the recipe; its steps are not looked at.
+        workload: the fields of a `Workload`.
         against: "peft" or "none".
         rounds: turns of each side.
         steps_per_round: training steps a turn.
 
-    Returns:
-        Our side, then PEFT in random order and PEFT with batches grouped by length.
-
     Raises:
         UserError: a mistake in the recipe.
     """
-    recipe = {"config": config.to_json()}
+    recipe = {"config": config.to_json(), "workload": workload}
     with Workers() as workers:
-        at_work = {f"softprompt_jax {__version__}": workers.start("softprompt_jax", "ours", recipe)}
+        ours = workers.start("softprompt_jax", "ours", recipe)
+        products = workers.start("matrix products", "matmul", ours.about["matmul"])
+        at_work = {f"softprompt_jax {__version__}": ours}
         if against == "peft":
             place = {"folder": str(workers.folder)}
             with workers.start("the handover", "handover", recipe | place) as handover:
                 setup = handover.about | place
-            at_work |= workers.start_peft("peft_side", setup)
+            if workload["padding"] == "equal":
+                setup |= {name: ours.about[name] for name in ("batches", "widths")}
+                peft = workers.start("PEFT", "peft_side", setup, without_jax=True)
+                at_work[f"PEFT {peft.about['version']}, our batches"] = peft
+            else:
+                at_work |= workers.start_peft("peft_side", setup)
         sides = [Side[Round](name, worker.about, []) for name, worker in at_work.items()]
         batches = [spread(side.about["sizes"], rounds, steps_per_round) for side in sides]
+        matmul = []
         for number in range(rounds):
             for side, worker, picked in zip(sides, at_work.values(), batches, strict=True):
                 answer = worker.ask({"batches": picked[number].tolist()})
                 side.rounds.append(Round(**answer))
+            matmul.append(ours.about["devices"] * products.ask({})["flops_per_second"])
             speeds = ", ".join(f"{side.rounds[-1].examples_per_second:.1f}" for side in sides)
             tell(f"Round {number + 1} of {rounds}: {speeds} examples/s")
-    return sides
+    return Comparison(sides, matmul)
 
 
-def report(config: RunConfig, sides: list[Side[Round]]) -> str:
+def report(config: RunConfig, workload: dict[str, Any], comparison: Comparison) -> str:
     """The figures for people."""
+    sides = comparison.sides
     ours, others = sides[0], sides[1:]
     rounds = len(ours.rounds)
     steps = ours.rounds[0].examples // config.train.batch_size
+    weights = " (random weights)" if workload["shape"] else ""
+    data = f"lengths like {workload['lengths']}'s" if workload["lengths"] else config.task.name
+    equal = "; all sides on the same padded batches" if workload["padding"] == "equal" else ""
     lines = [
-        f"Training {config.model.name} on {config.task.name}: {config.prompt.length} virtual "
+        f"Training {config.model.name}{weights} on {data}: {config.prompt.length} virtual "
         f"tokens, batches of {config.train.batch_size}, {ours.about['dtype']}, "
         f"{os.cpu_count()} CPUs.",
-        f"Medians over {rounds} rounds of {steps} steps; the sides took turns.",
+        f"Medians over {rounds} rounds of {steps} steps; the sides took turns{equal}.",
         "",
         f"{'':34}{'examples/s':>12}{'peak memory':>14}{'compile time':>15}{'padding':>10}",
     ]
@@ -96,6 +135,12 @@ def report(config: RunConfig, sides: list[Side[Round]]) -> str:
             f"Ours trains {statistics.median(ratios):.2f} times as many examples a second as "
             f"{side.name} (rounds: {min(ratios):.2f} to {max(ratios):.2f})."
         )
+    lines.append(
+        f"Our steps compute {statistics.median(comparison.step_flops) / 1e9:.1f} GFLOP/s, "
+        f"{comparison.share_of_matmul_limit:.0%} of the "
+        f"{statistics.median(comparison.matmul) / 1e9:.1f} GFLOP/s that JAX's matrix products of "
+        "the model's sizes reached in the same rounds."
+    )
     return "\n".join(lines)
 
 
@@ -105,27 +150,27 @@ def padding(side: Side[Round]) -> float:
     return 1 - sum(r.tokens for r in side.rounds) / total
 
 
-def to_json(sides: list[Side[Round]]) -> str:
+def to_json(comparison: Comparison) -> str:
     """The figures for programs, on one line.
 
     `ratio` and `ratio_grouped` are medians of the rounds' own ratios; `rounds` holds what each
-    side did in each of its turns.
+    side did in each of its turns. FLOP/s are medians, and so is their share.
     """
+    sides = comparison.sides
     ours = sides[0]
     figures: dict[str, object] = {
         "examples_per_second": ours.examples_per_second,
         "peak_memory_bytes": ours.peak_memory_bytes,
         "compile_seconds": ours.about["compile_seconds"],
+        "matmul_flops_per_second": statistics.median(comparison.matmul),
+        "step_flops_per_second": statistics.median(comparison.step_flops),
+        "share_of_matmul_limit": comparison.share_of_matmul_limit,
     }
-    if len(sides) == 3:
-        random, grouped = sides[1:]
+    for side, suffix in zip(sides[1:], ("", "_grouped"), strict=False):
         figures |= {
-            "peft_examples_per_second": random.examples_per_second,
-            "peft_peak_memory_bytes": random.peak_memory_bytes,
-            "ratio": statistics.median(ours.ratios(random)),
-            "peft_grouped_examples_per_second": grouped.examples_per_second,
-            "peft_grouped_peak_memory_bytes": grouped.peak_memory_bytes,
-            "ratio_grouped": statistics.median(ours.ratios(grouped)),
+            f"peft{suffix}_examples_per_second": side.examples_per_second,
+            f"peft{suffix}_peak_memory_bytes": side.peak_memory_bytes,
+            f"ratio{suffix}": statistics.median(ours.ratios(side)),
         }
     names = ("ours", "peft", "peft_grouped")
     figures["rounds"] = {
