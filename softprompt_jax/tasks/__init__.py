@@ -5,6 +5,7 @@ from softprompt_jax.tasks import glue as _glue  # noqa: F401
 from softprompt_jax.tasks import language_modelling as _language_modelling  # noqa: F401
 from softprompt_jax.tasks import movie_reviews as _movie_reviews  # noqa: F401
 from softprompt_jax.tasks import question_answering as _question_answering  # noqa: F401
+from softprompt_jax.tasks import sms_spam as _sms_spam  # noqa: F401
 from softprompt_jax.tasks import topics as _topics  # noqa: F401
 from softprompt_jax.tasks.files import file_task
 from softprompt_jax.tasks.metrics import METRICS, Reference, get_metric
