@@ -163,6 +163,38 @@ class SoftPrompt:
             )
         return SoftPrompt(jnp.asarray(vectors.astype(np.float32)), card)
 
+    @staticmethod
+    def from_hub(repo_id: str, *, revision: str | None = None) -> "SoftPrompt":
+        """Reads a prompt from the Hugging Face hub: ours, or a PEFT adapter that is a prompt.
+
+        Args:
+            repo_id: "owner/name".
+            revision: branch, tag or commit; None: main.
+
+        Raises:
+            UserError: the repository is not found or reached, or holds no prompt that can be read.
+        """
+        from softprompt_jax.exchange.repository import from_hub  # a later room
+
+        return from_hub(repo_id, revision=revision)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Puts the prompt on the Hugging Face hub, where PEFT and this package both load it.
+
+        Args:
+            repo_id: "owner/name"; made unless it is there.
+            **options: those of `exchange.push_to_hub`, such as `license="apache-2.0"`.
+
+        Returns:
+            The repository's address.
+
+        Raises:
+            UserError: as `exchange.push_to_hub`.
+        """
+        from softprompt_jax.exchange.repository import push_to_hub  # a later room
+
+        return push_to_hub(self, repo_id, **options)
+
     def check_fits(self, config: Any, model_name: str) -> None:
         """Refuses a model whose embeddings have another width.
 
