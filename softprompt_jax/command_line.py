@@ -5,10 +5,11 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from softprompt_jax.config import RunConfig, load_config
+from softprompt_jax.config import RunConfig
 from softprompt_jax.errors import UserError
+from softprompt_jax.recipes import Kind, load_config_of
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,6 +31,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """A mistake in the options is told as any other: in one sentence."""
         raise UserError(f"{message}; see --help for the options.")
+
+
+class KindParser(Parser):
+    """A parser that `add_subparsers` makes: one of a command's kinds of work."""
+
+    def __init__(self, prog: str, **_: Any):
+        super().__init__(prog, None)
 
 
 def run_command(main: Callable[[Sequence[str]], int]) -> int:
@@ -65,8 +73,12 @@ def run_command(main: Callable[[Sequence[str]], int]) -> int:
     return status
 
 
-def load_command_config(arguments: Sequence[str]) -> RunConfig:
+def load_command_config(arguments: Sequence[str], kind: type[Kind] = RunConfig) -> Kind:
     """The config of `--config FILE` and the overrides beside it.
+
+    Args:
+        arguments: of the command line, without the command's own.
+        kind: of config.
 
     Raises:
         UserError: as `load_config`, or --config without a file.
@@ -84,4 +96,4 @@ def load_command_config(arguments: Sequence[str]) -> RunConfig:
             path = argument.removeprefix("--config=")
             del rest[i]
             break
-    return load_config(path, rest)
+    return load_config_of(kind, path, rest)

@@ -1,19 +1,9 @@
-"""What one run is: nested frozen dataclasses, read from `configs/*.py` and the command line."""
+"""What one run is: nested frozen dataclasses, as JSON both ways."""
 
-import contextlib
 import dataclasses
-import difflib
-import importlib.util
-import io
 import json
-import re
-import types
 import typing
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
-
-import tyro
+from typing import Any, Literal, Self
 
 from softprompt_jax.errors import UserError
 
@@ -49,6 +39,23 @@ class PromptOptions:
     """Text whose embeddings start the prompt with init=text, tiled or cut to the length."""
     file: str | None = None
     """Prompt folder (or .npy file) that starts the prompt with init=file."""
+    parameterization: Literal["plain", "residual_mlp", "mlp", "lstm", "multitask"] = "plain"
+    """What is trained: the vectors; or what gives them and is folded into them for the best prompt:
+    vectors plus an MLP of them (residual prompt tuning), an MLP or LSTM (P-tuning), or one prompt
+    for a task.mixture times a matrix of rank one a task (MPT)."""
+    hidden_size: int | None = None
+    """Hidden width of the MLP or LSTM; None: 800 for residual_mlp, else the model's width."""
+    layer_norm: bool = True
+    """Normalise what the residual MLP adds."""
+    separate_networks: bool = False
+    """A residual MLP for each position instead of one for all."""
+    network_learning_rate: float | None = None
+    """Learning rate of the MLP's or LSTM's weights; None: 0.001. The vectors have the optimizer's
+    own."""
+    wayward_text: str | None = None
+    """Draw the prompt to this text's embeddings, tiled or cut to the length (waywardness)."""
+    wayward_gamma: float = 0.01
+    """Weight of the mean squared distance to wayward_text, beside the loss."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +102,9 @@ class TaskOptions:
     """Folder that keeps tokenised data for later runs; None: `cache` in the run's folder."""
     task_prefix: bool = False
     """Start each input with the task's name, as T5 does and the paper does not."""
+    target_prefix: str = ""
+    """Text that the model has to say before each target: "<extra_id_0> " for a T5 that was only
+    ever span-corrupted, as in the paper's section 3.2 ("span corruption + sentinel")."""
     max_input_length: int = 512
     """Input tokens at most; longer inputs are cut where the task says."""
     max_target_length: int = 32
@@ -109,8 +119,9 @@ class OptimizerOptions:
     """lester_adafactor is the paper's (section 3): no parameter scaling, decay 0.8, clip 1.0."""
     learning_rate: float | None = None
     """Default: the paper's 0.3 for prompts and 0.001 for model tuning; adamw has no default."""
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
-    """Course of the learning rate after warm-up; cosine and linear end at 0 at the last step."""
+    schedule: Literal["constant", "cosine", "linear", "inverse_sqrt"] = "constant"
+    """Course of the learning rate after warm-up; cosine and linear end at 0 at the last step,
+    inverse_sqrt falls with the square root of the step, from where warm-up ended."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises linearly from 0."""
     weight_decay: float = 1e-5
@@ -160,6 +171,9 @@ class TrainOptions:
     """Steps between checkpoints; None: at evaluations."""
     checkpoint_minutes: float | None = 10.0
     """A checkpoint too when the last one is so many minutes old; None: by steps only."""
+    keep_steps: tuple[int, ...] = ()
+    """Steps after which the prompt (or the tuned model) is also written to `kept/<step>` in the
+    run's folder; 0: as it starts."""
     log_every: int = 10
     """Steps between lines in metrics.jsonl."""
 
@@ -189,18 +203,14 @@ class ParallelOptions:
     """Number of this process, from 0; None: JAX_PROCESS_ID, or the launcher's."""
 
 
-@dataclasses.dataclass(frozen=True)
-class RunConfig:
-    """Everything that decides what a run computes."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BaseConfig:
+    """What every kind of run has: a model, the way it is trained, and a folder."""
 
     model: ModelOptions = ModelOptions()
-    prompt: PromptOptions = PromptOptions()
-    task: TaskOptions = TaskOptions()
     optimizer: OptimizerOptions = OptimizerOptions()
     train: TrainOptions = TrainOptions()
     parallel: ParallelOptions = ParallelOptions()
-    evaluate_on: tuple[str, ...] = ()
-    """Built-in tasks that the best prompt is also scored on, once, at the end (transfer)."""
     workdir: str = "runs/default"
     """Folder of the run: config, metrics, checkpoints, the best prompt and the result."""
     profile: int | None = None
@@ -214,17 +224,29 @@ class RunConfig:
         """The config as indented JSON text."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
-    @staticmethod
-    def from_json(text: str) -> "RunConfig":
+    @classmethod
+    def from_json(cls, text: str) -> Self:
         """The config that `to_json` wrote.
 
         Raises:
             UserError: the text is not JSON, or has a field that no config has.
         """
         try:
-            return _from_dict(RunConfig, json.loads(text), "")
+            return _from_dict(cls, json.loads(text), "")
         except json.JSONDecodeError as error:
             raise UserError(f"The config is not valid JSON: {error}.") from None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig(BaseConfig):
+    """Everything that decides what a run on a task computes."""
+
+    prompt: PromptOptions = PromptOptions()
+    task: TaskOptions = TaskOptions()
+    evaluate_on: tuple[str, ...] = ()
+    """Built-in tasks that the best prompt is also scored on, once, at the end (transfer)."""
+    push_to_hub: str | None = None
+    """Hub repository, as owner/name, that the best prompt is put into at the end, for PEFT too."""
 
 
 def _from_dict(cls: type, values: Any, prefix: str) -> Any:
@@ -254,223 +276,3 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         else:
             leaves[prefix + field.name] = value
     return leaves
-
-
-def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
-    """Reads a recipe and applies command-line overrides to it.
-
-    Args:
-        path: a Python file that defines `config`, a `RunConfig`; None: the defaults. The file is
-            executed, so it must be one you trust.
-        overrides: as on the command line, `["--train.steps", "50"]`.
-
-    Raises:
-        UserError: the file is missing or has no config, or an override is unknown or malformed.
-    """
-    config = RunConfig() if path is None else _execute(Path(path))
-    _check_types(config)
-    config = _override(config, list(overrides))
-    check(config)
-    return config
-
-
-def _execute(path: Path) -> RunConfig:
-    if not path.is_file():
-        raise UserError(f"There is no config file {path}; the recipes are in configs/.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"The config {path} is not a Python file; recipes end in .py.")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(
-            f"The config {path} cannot be read ({type(error).__name__}: {error}); mend the file."
-        ) from None
-    config = getattr(module, "config", None)
-    if not isinstance(config, RunConfig):
-        raise UserError(f"The config {path} does not define `config = RunConfig(...)`; add it.")
-    return config
-
-
-def _override(config: RunConfig, overrides: list[str]) -> RunConfig:
-    names = flatten(config)
-    for argument in overrides:
-        if not argument.startswith("--"):
-            continue
-        name = argument[2:].split("=")[0].replace("-", "_")
-        switch = re.sub(r"(^|\.)no_(\w+)$", r"\1\2", name)
-        known = name in names or isinstance(names.get(switch), bool)
-        if not known and name not in ("help", "h"):
-            close = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean --{close[0]}?" if close else "see --help for the options."
-            raise UserError(f"There is no option --{name}; {hint}")
-    # tyro explains a mistake in a framed box of several lines; people get one sentence instead.
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(RunConfig, args=overrides, default=config, prog="softprompt_jax")
-    except SystemExit as stop:
-        if stop.code in (None, 0):  # --help
-            raise
-        text = re.sub(r"[╭╮╰╯│─]", " ", said.getvalue())
-        text = re.sub(r"For full helptext.*", "", text, flags=re.DOTALL)
-        text = re.sub(r"^\s*Parsing error\s*", "", re.sub(r"\s+", " ", text).strip())
-        raise UserError(f"{text.rstrip('. ')}; see --help for the options.") from None
-
-
-def check(config: RunConfig) -> None:
-    """Refuses values that no run can have, before any work starts.
-
-    Raises:
-        UserError: names the option, its value and what it may be.
-    """
-    _check_types(config)
-    for name, least in (
-        ("prompt.length", 1),
-        ("task.max_input_length", 1),
-        ("task.max_target_length", 1),
-        ("task.train_examples", 1),
-        ("task.mixture_limit", 1),
-        ("optimizer.warmup_steps", 0),
-        ("optimizer.weight_decay", 0),
-        ("optimizer.step_offset", 0),
-        ("train.steps", 1),
-        ("train.batch_size", 1),
-        ("train.accumulation", 1),
-        ("train.z_loss", 0),
-        ("train.max_shapes", 1),
-        ("train.evaluate_every", 1),
-        ("train.evaluate_examples", 1),
-        ("train.evaluate_batch_size", 1),
-        ("train.patience", 1),
-        ("train.checkpoint_every", 1),
-        ("train.log_every", 1),
-        ("parallel.devices", 1),
-        ("parallel.data", 1),
-        ("parallel.fsdp", 1),
-        ("parallel.tensor", 1),
-        ("parallel.processes", 1),
-        ("parallel.process", 0),
-        ("profile", 1),
-        ("seed", 0),
-    ):
-        value = flatten(config)[name]
-        if value is not None and not value >= least:
-            raise UserError(f"--{name} is {value}; it must be at least {least}.")
-    if config.seed >= 2**32:
-        raise UserError(f"--seed is {config.seed}; it must be below 2**32.")
-    for name in (
-        *("optimizer.learning_rate", "optimizer.max_gradient_norm"),
-        "train.checkpoint_minutes",
-    ):
-        value = flatten(config)[name]
-        if value is not None and not 0 < value < float("inf"):
-            raise UserError(f"--{name} is {value}; it must be a positive number.")
-    if not 0 <= config.model.dropout_rate < 1:
-        raise UserError(
-            f"--model.dropout_rate is {config.model.dropout_rate}; it must be in [0, 1)."
-        )
-    if config.optimizer.name == "adamw" and config.optimizer.learning_rate is None:
-        raise UserError("adamw has no default learning rate; give --optimizer.learning_rate.")
-    if config.train.method == "model_tuning" and config.model.dtype == "bfloat16":
-        raise UserError(
-            "model_tuning trains float32 weights, since bfloat16 loses small updates; leave out "
-            "--model.dtype bfloat16."
-        )
-    _check_mixture(config.task)
-    low, high = config.prompt.uniform_range
-    if not low < high:
-        raise UserError(f"--prompt.uniform_range is {low} to {high}; the first must be smaller.")
-    if config.train.method == "prompt_tuning":
-        for init, value in (("text", config.prompt.text), ("file", config.prompt.file)):
-            if config.prompt.init == init and not (value or "").strip():
-                raise UserError(f"--prompt.init {init} needs --prompt.{init}; give it.")
-    for pattern in config.train.freeze:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise UserError(
-                f"--train.freeze has the bad regular expression {pattern!r} ({error}); mend it."
-            ) from None
-
-
-def parse_mixture(mixture: Sequence[str]) -> tuple[tuple[str, ...], tuple[float, ...] | None]:
-    """The tasks of a mixture, and their rates where they are given.
-
-    Raises:
-        UserError: a rate is no positive number, only some tasks have one, or one comes twice.
-    """
-    names, rates = [], []
-    for part in mixture:
-        name, equals, rate = part.partition("=")
-        names.append(name)
-        if not equals:
-            continue
-        try:
-            rates.append(float(rate))
-        except ValueError:
-            rates.append(0.0)
-        if not 0 < rates[-1] < float("inf"):
-            raise UserError(f"--task.mixture has {part!r}; a rate is a positive number.")
-    if len(set(names)) < len(names):
-        raise UserError(f"--task.mixture names a task twice: {', '.join(names)}; name it once.")
-    if rates and len(rates) < len(names):
-        raise UserError(
-            f"--task.mixture has rates for {len(rates)} of {len(names)} tasks; give all or none."
-        )
-    return tuple(names), tuple(rates) or None
-
-
-def _check_mixture(options: TaskOptions) -> None:
-    _, rates = parse_mixture(options.mixture)
-    if options.mixture_limit is not None and (rates or not options.mixture):
-        raise UserError(
-            "--task.mixture_limit bounds the tasks of a --task.mixture without rates; leave it out."
-        )
-    if options.mixture and options.train_file is not None:
-        raise UserError(
-            "--task.mixture mixes built-in tasks; leave out --task.train_file, or register your "
-            "own task in Python."
-        )
-
-
-def _check_types(config: Any, prefix: str = "") -> None:
-    """Refuses values of other types: a recipe and Python code can hold anything."""
-    for name, hint in typing.get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        if not _fits(value, hint):
-            wanted = "fields" if dataclasses.is_dataclass(hint) else _describe(hint)
-            raise UserError(f"--{prefix}{name} is {value!r}; it must be {wanted}.")
-        if dataclasses.is_dataclass(value):
-            _check_types(value, f"{prefix}{name}.")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    kind, of = typing.get_origin(hint), typing.get_args(hint)
-    if kind is Literal:
-        return value in of
-    if kind in (types.UnionType, typing.Union):
-        return any(_fits(value, each) for each in of)
-    if kind is tuple:
-        if not isinstance(value, tuple):
-            return False
-        each = of[:1] * len(value) if of[-1] is ... else of
-        return len(value) == len(each) and all(map(_fits, value, each))
-    if hint in (int, float):
-        numbers = (int,) if hint is int else (int, float)
-        return isinstance(value, numbers) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def _describe(hint: Any) -> str:
-    """A type as people write it: "text or None", "one of adamw, adafactor"."""
-    kind, of = typing.get_origin(hint), typing.get_args(hint)
-    if kind is Literal:
-        return f"one of {', '.join(of)}"
-    if kind in (types.UnionType, typing.Union):
-        return " or ".join(map(_describe, of))
-    if kind is tuple:
-        return f"a tuple ({', '.join('...' if each is ... else _describe(each) for each in of)})"
-    names = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
-    return names.get(hint, "None")

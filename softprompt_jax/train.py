@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from softprompt_jax.command_line import load_command_config, run_command
 from softprompt_jax.training import processes
-from softprompt_jax.training.loop import train
+from softprompt_jax.training.tuning import train
 from softprompt_jax.training.workdir import TrainResult
 
 

@@ -18,11 +18,11 @@ from softprompt_jax.benchmarks.matmul import layer_widths
 from softprompt_jax.benchmarks.rounds import spread
 from softprompt_jax.benchmarks.worker import Worker, peak_memory_bytes
 from softprompt_jax.benchmarks.workload import LENGTHS, Workload, draw_examples, prepare
-from softprompt_jax.config import load_config
 from softprompt_jax.errors import UserError
 from softprompt_jax.models.families import build_module, config_from_hf
 from softprompt_jax.models.known_shapes import KNOWN_SHAPES
 from softprompt_jax.models.saving import torch_state
+from softprompt_jax.recipes import load_config
 
 HAS_PEFT = all(importlib.util.find_spec(name) for name in ("torch", "peft"))
 

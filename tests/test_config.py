@@ -6,8 +6,11 @@ import typing
 import pytest
 from small_runs import changed, small_config
 
-from softprompt_jax.config import RunConfig, check, flatten, load_config
+from softprompt_jax.config import RunConfig, flatten
+from softprompt_jax.config_checks import check
 from softprompt_jax.errors import UserError
+from softprompt_jax.pretraining.config import PretrainConfig
+from softprompt_jax.recipes import load_config
 
 
 def test_json_round_trip(tmp_path):
@@ -45,7 +48,7 @@ def test_every_option_has_a_description():
     """tyro reads them from the source, and `--help` shows them."""
 
     def visit(cls):
-        source = inspect.getsource(cls)
+        source = "".join(inspect.getsource(kind) for kind in cls.__mro__[:-1])
         for field, hint in typing.get_type_hints(cls).items():
             if dataclasses.is_dataclass(hint):
                 assert hint.__doc__
@@ -55,6 +58,7 @@ def test_every_option_has_a_description():
                 assert any(part.startswith('"""') for part in after[1:6]), field
 
     visit(RunConfig)
+    visit(PretrainConfig)
 
 
 def test_help_shows_every_option(capsys):

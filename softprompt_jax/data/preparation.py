@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from softprompt_jax.config import RunConfig, parse_mixture
+from softprompt_jax.config import RunConfig
+from softprompt_jax.config_checks import parse_mixture
 from softprompt_jax.data.buckets import Shape, plan_shapes
 from softprompt_jax.data.cache import TokenCache
 from softprompt_jax.data.mixing import Mixing, concatenate, limited_rates
@@ -71,7 +72,8 @@ def prepare_data(
                 )
     for task in (*tasks, *transfer):
         if task.evaluation == "score":
-            encode_choices(task.labels, tokenizer, model_config)
+            said = [config.task.target_prefix + label for label in task.labels]
+            encode_choices(said, tokenizer, model_config)
 
     def read(task: Task, name: str) -> Split:
         return read_split(config.task, task, name, tokenizer, model_config, cache)

@@ -66,6 +66,7 @@ def read_split(
             split=name,
             data=task.fingerprint(name),
             labels=task.labels,
+            target_prefix=options.target_prefix,
             truncate=task.truncate,
             suffix=task.input_suffix,
             tokenizer=tokenizer_fingerprint(tokenizer),
@@ -96,7 +97,7 @@ def read_split(
         options.max_target_length,
         task.truncate,
         keep_suffix=task.input_suffix,
-        labels=task.labels,
+        labels=[options.target_prefix + label for label in task.labels],
     )
     counts = {label: rows.counts[label] for label in task.labels}
     if key is not None and cache is not None:
@@ -130,14 +131,14 @@ class _Rows:
             for text, target in itertools.islice(rows, self._options.train_examples):
                 if target in known:
                     self.counts[target] += 1
-                yield text, target
+                yield text, self._options.target_prefix + target
             return
         for example in task.split(self._name):
             for text, reference in task.evaluation_rows(example, prefix):
                 self.references.append(reference)
                 if reference.answers[0] in known:
                     self.counts[reference.answers[0]] += 1
-                yield text, reference.answers[0]
+                yield text, self._options.target_prefix + reference.answers[0]
 
 
 def _code_fingerprint() -> str:

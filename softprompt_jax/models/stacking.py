@@ -10,8 +10,6 @@ from flax import nnx
 
 from softprompt_jax.errors import UserError
 
-_LAYER_NUMBER = re.compile(r"(.*\bblocks\.)(\d+)\.(.*)")
-
 
 def is_stacked(blocks: Any) -> bool:
     """Whether blocks are stacked into one."""
@@ -65,16 +63,6 @@ def unstack_blocks(module: Any) -> Any:
             blocks, count = holder.blocks, layer_count(holder.blocks)
             holder.blocks = nnx.List([block_at(blocks, i) for i in range(count)])
     return module
-
-
-def stacked_path(path: str) -> tuple[str, int | None]:
-    """A parameter's path in a stacked model, and its layer there; None: it is of no block.
-
-    Args:
-        path: dotted, as "encoder.blocks.3.attention.q.kernel".
-    """
-    match = _LAYER_NUMBER.fullmatch(path)
-    return (path, None) if match is None else (match[1] + match[3], int(match[2]))
 
 
 def each_layer(path: str, count: int) -> Iterator[str]:

@@ -22,6 +22,7 @@ from softprompt_jax.prompts import PromptedModel
 from softprompt_jax.training.chips import chip_of
 from softprompt_jax.training.parallel import Device, Layout, MeshLayout
 from softprompt_jax.training.setup import (
+    parameterized,
     resolve_dtype,
     resolve_remat,
     resolve_scan,
@@ -148,7 +149,8 @@ def _abstract_model(subject: Subject, layout: Layout) -> PromptedModel:
         module = build_module(subject.model, dtype=dtype, rngs=nnx.Rngs(0))
         tuned = config.train.method == "model_tuning"
         shape = (config.prompt.length, subject.model.d_model)
-        return PromptedModel(module, None if tuned else jnp.zeros(shape, jnp.float32))
+        vectors = None if tuned else jnp.zeros(shape, jnp.float32)
+        return PromptedModel(module, parameterized(config, vectors, len(config.task.mixture)))
 
     prompted: Any = nnx.eval_shape(build)
     if resolve_scan(config):

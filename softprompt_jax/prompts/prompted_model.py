@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
@@ -10,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from softprompt_jax.models.attention import Past
 from softprompt_jax.models.language_model import prepend_prompt
 from softprompt_jax.models.layers import Dropout
+from softprompt_jax.models.stacking import is_stacked
 
 Batch = Mapping[str, Any]
 """`inputs` int32 [B, S], `input_mask` bool [B, S], `targets` int32 [B, T], `target_mask` bool
@@ -20,29 +22,45 @@ class Prompt(nnx.Param):
     """Marks the parameters that prompt tuning trains."""
 
 
+class PromptNetwork(Prompt):
+    """Marks those of them that are no vectors of a prompt, but weights that make them.
+
+    They may have a learning rate of their own.
+    """
+
+
 class PromptedModel(nnx.Module):
     """A frozen model and the prompt that is trained for it.
 
     Attributes:
         model: `T5`, `Llama` or `GPT2`.
-        prompt: float32 `[length, d_model]`, or None for the plain model (model tuning).
+        prompt: what is trained: vectors, float32 `[length, d_model]` or, one prompt a task,
+            `[tasks, length, d_model]`; a module of `reparameterizations`, which has `vectors` of
+            such a shape; or None for the plain model (model tuning).
     """
 
-    def __init__(self, model: nnx.Module, vectors: Float[Array, "length d_model"] | None):
+    def __init__(self, model: Any, prompt: Float[Array, "*tasks length d_model"] | Any | None):
         self.model = model
-        self.prompt = None if vectors is None else Prompt(vectors)
+        plain = prompt is not None and not isinstance(prompt, nnx.Module)
+        self.prompt: Any = Prompt(prompt) if plain else prompt
 
     def target_logits(self, batch: Batch, dropout: Dropout | None = None) -> Float[Array, "B T V"]:
         """float32 logits that predict each target token from what comes before it.
 
         Only these positions reach the vocabulary projection, the largest matrix of small models.
+        Of several tasks' prompts each row has that of its `prompt_ids`.
         """
-        return target_logits(self.model, batch, self.vectors, dropout)
+        prompt: AnyPrompt = self.vectors
+        if prompt is not None and prompt.ndim == 3:
+            prompt = row_prompts(self.model, prompt, batch["prompt_ids"], dropout)
+        return target_logits(self.model, batch, prompt, dropout)
 
     @property
-    def vectors(self) -> Float[Array, "length d_model"] | None:
-        """The prompt's values, None for the plain model."""
-        return None if self.prompt is None else self.prompt[...]
+    def vectors(self) -> Float[Array, "*tasks length d_model"] | None:
+        """The prompt's values, computed anew where they are not what is trained; None without."""
+        if self.prompt is None:
+            return None
+        return self.prompt[...] if isinstance(self.prompt, Prompt) else self.prompt.vectors
 
 
 class RowPrompts(NamedTuple):
@@ -134,6 +152,26 @@ def prompt_past(model: Any, prompt: AnyPrompt) -> Past | None:
     if isinstance(prompt, RowPrompts):
         return model.prefix(prompt.vectors.astype(dtype), prompt.mask)
     return model.prefix(prompt.astype(dtype)[None])
+
+
+def row_prompts(
+    model: Any,
+    prompts_NxPxD: Float[Array, "N P D"],
+    prompt_ids_B: Int[Array, " B"],
+    dropout: Dropout | None = None,
+) -> RowPrompts | Past:
+    """Each row's own of several prompts.
+
+    A causal model computes what it takes from a prompt once for each prompt, not once a row: where
+    no dropout tells rows apart, and where layers neither loop nor are computed anew.
+    """
+    causal = not model.config.is_encoder_decoder
+    unrolled = causal and model.remat in ("none", "attention") and not is_stacked(model.blocks)
+    if unrolled and dropout is None:
+        past = model.prefix(prompts_NxPxD.astype(model.embedding[...].dtype))
+        return jax.tree.map(lambda x: x[prompt_ids_B], past)
+    vectors_BxPxD = prompts_NxPxD[prompt_ids_B]
+    return RowPrompts(vectors_BxPxD, jnp.ones(vectors_BxPxD.shape[:2], bool))
 
 
 def _vectors_first(prompt: AnyPrompt, x: Array, mask: Array) -> tuple[Any, ...]:

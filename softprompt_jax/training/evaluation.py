@@ -28,6 +28,7 @@ class Evaluator:
         batch_size: rows a batch; rounded up to a multiple of the devices.
         max_target_length: tokens to generate at most.
         layout: of the devices that share the rows of a batch.
+        target_prefix: what the model says before a label.
     """
 
     def __init__(
@@ -40,7 +41,9 @@ class Evaluator:
         batch_size: int,
         max_target_length: int,
         layout: Layout,
+        target_prefix: str = "",
     ):
+        self._target_prefix = target_prefix
         self._config = config
         self._tokenizer = tokenizer
         self._shapes = shapes
@@ -87,15 +90,11 @@ class Evaluator:
                 they differ.
         """
         if task.evaluation == "likelihood":
-            values = self._rows(self._likelihood, trainable, frozen, split, None)
-            # Targets end where they were cut; what was cut is not judged.
-            tokens = float(split.examples.target_lengths.sum())
-            log_likelihood = float(values.astype(np.float64).sum()) / tokens
-            return {"log_likelihood": log_likelihood, "perplexity": float(np.exp(-log_likelihood))}
+            return self.likelihood(trainable, frozen, split)
         names = dict(renamed or {})
         if task.evaluation == "score":
             said = {label: name for name, label in names.items()}
-            labels = [said.get(label, label) for label in task.labels]
+            labels = [self._target_prefix + said.get(label, label) for label in task.labels]
             choices = pad_rows(encode_choices(labels, self._tokenizer, self._config))
             best = self._rows(self._score, trainable, frozen, split, choices)
             predictions = [task.labels[choice] for choice in best]
@@ -105,6 +104,14 @@ class Evaluator:
             texts = [text.strip() for text in texts]
             predictions = [names.get(text, text) for text in texts]
         return task.evaluate(predictions, split.references)
+
+    def likelihood(self, trainable: Any, frozen: Any, split: Split) -> dict[str, float]:
+        """How likely the targets are: nats a token, and perplexity."""
+        values = self._rows(self._likelihood, trainable, frozen, split, None)
+        # Targets end where they were cut; what was cut is not judged.
+        tokens = float(split.examples.target_lengths.sum())
+        log_likelihood = float(values.astype(np.float64).sum()) / tokens
+        return {"log_likelihood": log_likelihood, "perplexity": float(np.exp(-log_likelihood))}
 
     def _rows(
         self, predict: Callable[..., Any], trainable: Any, frozen: Any, split: Split, shared: Any

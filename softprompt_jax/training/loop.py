@@ -1,39 +1,27 @@
-"""One training run, from a config to the best prompt: read it from top to bottom."""
+"""One training run, from the first batch to the best prompt: read it from top to bottom."""
 
 import dataclasses
 import time
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import jax
+import numpy as np
 from flax import nnx
 
-from softprompt_jax.config import RunConfig, check
-from softprompt_jax.data import BatchStream, Shape
-from softprompt_jax.data.cache import TokenCache
-from softprompt_jax.data.preparation import prepare_data
-from softprompt_jax.data.report import describe_run
-from softprompt_jax.data.splits import cache_folder
+from softprompt_jax.config import BaseConfig
+from softprompt_jax.data import Shape
+from softprompt_jax.data.batches import Batch
 from softprompt_jax.models import LanguageModel, resolve_model
-from softprompt_jax.prompts import PromptedModel, SoftPrompt
-from softprompt_jax.tasks import rename_labels
+from softprompt_jax.prompts import PromptedModel
+from softprompt_jax.prompts.prompt_folders import load_prompts
 from softprompt_jax.training import partition, processes
 from softprompt_jax.training.checkpointing import Checkpoints
-from softprompt_jax.training.evaluation import Evaluator
-from softprompt_jax.training.flops import step_flops
 from softprompt_jax.training.interrupt import Interrupt
 from softprompt_jax.training.logging import RunLog
 from softprompt_jax.training.parallel import Layout
-from softprompt_jax.training.setup import (
-    check_freeze,
-    check_prompt,
-    load_placed,
-    prepare_step,
-    resolve_dtype,
-    run_layout,
-    tasks_from_options,
-    transfer_tasks,
-)
+from softprompt_jax.training.setup import Prepared, load_placed, resolve_dtype
 from softprompt_jax.training.speed import Speed, Trace, memory_in_use
 from softprompt_jax.training.workdir import Progress, TrainResult, Workdir
 
@@ -42,70 +30,88 @@ class DivergedError(RuntimeError):
     """The loss was not finite; the message says where the last good prompt is and what to try."""
 
 
-def train(config: RunConfig) -> TrainResult:
-    """Runs a config, or goes on with the run that its folder holds.
+class Stream(Protocol):
+    """Endless batches; a stream made with another's position continues exactly there."""
 
-    Every process of a job calls it with the same config; the first one writes the folder, which all
-    of them see.
+    @property
+    def position(self) -> int:
+        """Number of batches given so far."""
+        ...
+
+    def tokens(self, position: int) -> tuple[int, int]:
+        """Real tokens of the whole batch at a position, and tokens with padding."""
+        ...
+
+    def __next__(self) -> Batch: ...
+
+
+class Subject(Protocol):
+    """What a run learns from and is judged by."""
+
+    @property
+    def name(self) -> str:
+        """As the best prompt's card has it."""
+        ...
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels to choose from, for the card; empty for free text."""
+        ...
+
+    @property
+    def has_test(self) -> bool:
+        """Whether `test` is to be called at the end."""
+        ...
+
+    def describe(self) -> str:
+        """The data, for people."""
+        ...
+
+    def stream(self, position: int, own: np.ndarray) -> Stream:
+        """Training batches from a position on; `own` are this process's rows of each."""
+        ...
+
+    def step_flops(self, shape: Shape) -> int:
+        """The least FLOPs of a step on a batch of a shape."""
+        ...
+
+    def validate(self, trainable: Any, frozen: Any) -> tuple[dict[str, float], float]:
+        """Metrics by full name, and the value that chooses the best: the higher the better."""
+        ...
+
+    def test(self, trainable: Any, frozen: Any) -> dict[str, float]:
+        """Metrics of the best prompt or model, by full name."""
+        ...
+
+
+def run(
+    config: BaseConfig,
+    workdir: Workdir,
+    layout: Layout,
+    model: LanguageModel,
+    prepared: Prepared,
+    subject: Subject,
+    *,
+    started: float,
+) -> TrainResult:
+    """Trains to the end, or until it is told to stop.
 
     Args:
-        config: the run; `load_config` makes one from a recipe.
-
-    Returns:
-        The best prompt and its metrics. The run's folder holds `config.json`, `metrics.jsonl`,
-        `tensorboard/`, `checkpoints/`, `best/` and, once finished, `result.json`.
+        config: the run.
+        workdir: its folder, where it goes on if it was begun.
+        layout: of the devices.
+        model: that is trained, or that the prompt is trained for.
+        prepared: its step, and what that works on.
+        subject: what it learns from.
+        started: when the run, or this part of it, began, by `time.monotonic`.
 
     Raises:
-        UserError: a mistake in the config, found before the model's weights are read.
         DivergedError: loss or gradient was not finite.
         LostProcessError: another process of the job ended.
-
-    References:
-        Lester, Al-Rfou, Constant 2021, sections 2 and 3.
     """
-    check(config)
-    processes.join(config.parallel)
-    with processes.telling_of_deaths():
-        return _train(config)
-
-
-def _train(config: RunConfig) -> TrainResult:
-    started = time.monotonic()
-
-    # ---------------------------------------------------------------- what is asked for
     options = config.train
-    files = resolve_model(config.model.name)
-    layout = run_layout(config, files.config)
-    tasks, transfer = tasks_from_options(config.task), transfer_tasks(config)
-    if options.method == "prompt_tuning":
-        check_prompt(config, files.config, tasks)
-    if options.freeze:
-        check_freeze(config, files.config)
-    with processes.first_one_first():
-        workdir = Workdir(config)
-    result = workdir.result()
-    if result is not None:
-        return result
-
-    # ----------------------------------------------------------------------------- data
-    tokenizer = files.load_tokenizer()
-    cache = TokenCache(cache_folder(config.task, config.workdir))
-    with processes.first_one_first():  # the others find its tokens in the cache
-        data = prepare_data(config, tasks, transfer, tokenizer, files.config, cache)
-
-    # ----------------------------------------------------------------- model and state
-    model = load_placed(config, files, layout)
-    _ = model.fingerprint  # kept from now on: model tuning gives the memory of these weights away
-    graphdef, is_trained, frozen, state, train_step = prepare_step(config, model, tasks, layout)
-    evaluate = Evaluator(
-        graphdef,
-        files.config,
-        tokenizer,
-        shapes=data.evaluation_shapes,
-        batch_size=options.evaluate_batch_size or options.batch_size,
-        max_target_length=config.task.max_target_length,
-        layout=layout,
-    )
+    _, is_trained, frozen, state, train_step = prepared
+    fold = prepared.folding(layout)
 
     # --------------------------------------------------------------- where it goes on
     checkpoints = Checkpoints(workdir.path / "checkpoints")
@@ -114,63 +120,41 @@ def _train(config: RunConfig) -> TrainResult:
         state, saved = checkpoints.restore(state)
         progress, step = Progress(**saved), int(state.step)
     seconds_before = progress.seconds
-    stream = BatchStream(
-        data.examples,
-        data.shapes,
-        options.batch_size,
-        config.seed,
-        position=step,
-        mixing=data.mixing,
-        own=layout.own_rows(options.batch_size),
-    )
-
-    def flops_of(shape: Shape) -> int:
-        length = config.prompt.length
-        return step_flops(files.config, shape, options.batch_size, length, options.method)
-
-    speed = Speed(progress, flops_of, layout.devices)
+    stream = subject.stream(step, layout.own_rows(options.batch_size))
+    speed = Speed(progress, subject.step_flops, layout.devices)
     first = processes.is_first()
     trace = Trace(workdir.path / "profile", config.profile if first else None)
     log = RunLog(workdir.path, step, options.steps, writes=first)
     log.say(_overview(config, model, state.trainable, frozen, layout))
-    log.say(describe_run(config, tasks, transfer, data))
+    log.say(subject.describe())
     if step:
         log.say(f"Resuming after step {step}.")
 
-    def evaluate_split(trainable: Any, name: str) -> tuple[dict[str, float], float]:
-        """The metrics of every task that has the split, by full name, and their mean."""
-        named, values = {}, []
-        for task, splits in zip(tasks, data.splits, strict=True):
-            if name in splits:
-                split = splits[name]
-                if name == "validation":
-                    split = split.first(options.evaluate_examples)
-                metrics = evaluate(trainable, frozen, task, split)
-                place = f"{name}/{task.name}" if len(tasks) > 1 else name
-                named |= {f"{place}/{metric}": value for metric, value in metrics.items()}
-                values.append(task.main_value(metrics))
-        mean = sum(values) / len(values) if values else float("nan")
-        if len(tasks) > 1:
-            named[f"{name}/mean"] = mean
-        return named, mean
+    evaluated: dict[int, Mapping[str, float]] = {}
 
     def evaluate_and_keep_best() -> None:
-        named, value = evaluate_split(state.trainable, "validation")
+        named, value = subject.validate(fold(state.trainable), frozen)
+        evaluated[step] = named
         log.write(step, named)
         log.advance(step, validation=f"{value:.3f}")
         progress.evaluations_since_best += 1
         if progress.best_value is None or value > progress.best_value:
             progress.best_value, progress.best_step, progress.best_metrics = value, step, named
             progress.evaluations_since_best = 0
-            keep_best()
+            keep(workdir.best, progress.best_step, named)
 
-    def keep_best() -> None:
+    def keep(folder: Path, number: int | None, metrics: Mapping[str, float]) -> None:
+        """Writes the prompt, or the tuned model, as it is now."""
         tuned = options.method == "model_tuning"
-        trained, others = processes.whole((state.trainable, frozen if tuned else None))
-        best = nnx.merge(graphdef, trained, others if tuned else frozen)
-        labels = {task.labels for task in tasks}
-        shared = labels.pop() if len(labels) == 1 else ()
-        workdir.save_best(best, model, config.task.name, shared, progress)
+        trained, others = processes.whole((fold(state.trainable), frozen if tuned else None))
+        prompted = nnx.merge(fold.graphdef, trained, others if tuned else frozen)
+        workdir.save(
+            folder, prompted, model, subject.name, subject.labels, step=number, metrics=metrics
+        )
+
+    def keep_if_asked() -> None:
+        if step in options.keep_steps:
+            keep(workdir.path / "kept" / str(step), step, evaluated.get(step, {}))
 
     def save_checkpoint() -> None:
         progress.seconds = seconds_before + time.monotonic() - started
@@ -181,7 +165,7 @@ def _train(config: RunConfig) -> TrainResult:
         metrics = {name: float(value) for name, value in jax.device_get(on_device).items()}
         if not metrics.pop("finite"):
             if progress.best_step is None:
-                keep_best()  # the step left the trainable part as it was before
+                keep(workdir.best, None, {})  # the step left the trainable part as it was before
             raise DivergedError(
                 f"The loss, its gradient or the update was not finite at step {number}; what was "
                 f"best before is in {workdir.best}. Try a lower --optimizer.learning_rate, "
@@ -212,6 +196,8 @@ def _train(config: RunConfig) -> TrainResult:
         with processes.telling_of_deaths(), Interrupt() as interrupt:
             if options.evaluate_first and step == 0:
                 evaluate_and_keep_best()
+            if step == 0:
+                keep_if_asked()
             while step < options.steps and not progress.stopped_early:
                 tokens = stream.tokens(stream.position)
                 batch = next(stream)
@@ -253,6 +239,7 @@ def _train(config: RunConfig) -> TrainResult:
                     patience = options.patience
                     if patience is not None and progress.evaluations_since_best >= patience:
                         progress.stopped_early = True
+                keep_if_asked()
                 if save:
                     save_checkpoint()
                     saved_step, saved_at = step, time.monotonic()
@@ -265,20 +252,14 @@ def _train(config: RunConfig) -> TrainResult:
                 return workdir.interrupted(progress)
             if progress.stopped_early:
                 log.say(f"Stopped early: nothing better since step {progress.best_step}.")
-            tested = any("test" in splits for splits in data.splits)
-            if tested or transfer:
+            if subject.has_test:
                 if options.method == "model_tuning":
                     tuned = load_placed(config, resolve_model(str(workdir.best)), layout)
                     best = PromptedModel(tuned.module, None)
                 else:
-                    best = PromptedModel(model.module, SoftPrompt.load(workdir.best).vectors)
+                    best = PromptedModel(model.module, load_prompts(workdir.best))
                 best_trainable = layout.place_frozen(partition.split(best, is_trained)[1])
-                named = evaluate_split(best_trainable, "test")[0] if tested else {}
-                for task, split in zip(transfer, data.transfer, strict=True):
-                    renamed = rename_labels(config.task.name, task.name)
-                    metrics = evaluate(best_trainable, frozen, task, split, renamed)
-                    place = f"evaluate_on/{task.name}"
-                    named |= {f"{place}/{metric}": value for metric, value in metrics.items()}
+                named = subject.test(best_trainable, frozen)
                 progress.best_metrics |= named
                 log.write(step, named)
             progress.seconds = seconds_before + time.monotonic() - started
@@ -306,7 +287,7 @@ def _shown(rates: Mapping[str, float], memory: Mapping[str, float]) -> dict[str,
 
 
 def _overview(
-    config: RunConfig,
+    config: BaseConfig,
     model: LanguageModel,
     trainable: Any,
     frozen: Any,

@@ -1,4 +1,7 @@
-"""Which parameters are trained: one filter decides the split and the optimizer's mask."""
+"""Which parameters are trained: one filter decides the split and the optimizer's mask.
+
+What is trained need not be what is kept: `Folding` goes from the one to the other.
+"""
 
 import re
 from collections.abc import Callable, Sequence
@@ -10,6 +13,8 @@ from flax import nnx
 
 from softprompt_jax.errors import UserError
 from softprompt_jax.prompts.prompted_model import Prompt, PromptedModel
+from softprompt_jax.prompts.reparameterizations import Reparameterization
+from softprompt_jax.training.parallel import Layout
 
 Filter = Callable[[tuple[Any, ...], Any], bool]
 
@@ -82,3 +87,52 @@ def masked(optimizer: optax.GradientTransformation, is_trained: Filter):
         return nnx.map_state(lambda path, leaf: not is_trained(path, leaf), state)
 
     return optax.chain(optax.masked(optimizer, labels), optax.masked(optax.set_to_zero(), others))
+
+
+class Folding:
+    """From what is trained to what is evaluated and kept: the prompt's plain vectors.
+
+    Where the vectors (or the model's weights) themselves are trained, the two are the same.
+
+    Args:
+        graphdef: of the `PromptedModel` that is trained.
+        trainable: its trained state, or the shapes of it.
+        frozen: likewise.
+        layout: of the devices.
+
+    Attributes:
+        graphdef: of a `PromptedModel` that has the folded prompt; it goes with the same frozen
+            state.
+    """
+
+    def __init__(self, graphdef: Any, trainable: nnx.State, frozen: nnx.State, layout: Layout):
+        prompted: Any = nnx.merge(graphdef, trainable, frozen)
+        self.graphdef, self._fold = graphdef, None
+        if not isinstance(prompted.prompt, Reparameterization):
+            return
+        of_prompt = nnx.graphdef(prompted.prompt)
+
+        def fold(prompt: nnx.State) -> nnx.State:
+            vectors = nnx.merge(of_prompt, prompt).vectors
+            return nnx.state(PromptedModel(None, vectors))
+
+        (vectors,) = jax.tree.leaves(jax.eval_shape(fold, trainable["prompt"]))
+        self.graphdef = nnx.graphdef(PromptedModel(prompted.model, vectors))
+        self._fold = jax.jit(fold, out_shardings=layout.replicated)
+
+    def __call__(self, trainable: nnx.State) -> nnx.State:
+        """The trained state of the folded model, on the same devices."""
+        return trainable if self._fold is None else self._fold(trainable["prompt"])
+
+
+def of_task(trainable: nnx.State, number: int) -> nnx.State:
+    """What a task is evaluated with: its own prompt, where each of them has one.
+
+    Args:
+        trainable: as `Folding` gives it.
+        number: the task's place among those that were trained on.
+    """
+    prompt: Any = trainable.get("prompt")
+    if not isinstance(prompt, Prompt) or prompt[...].ndim == 2:
+        return trainable
+    return nnx.state(PromptedModel(None, prompt[...][number]))

@@ -9,22 +9,25 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
-from softprompt_jax.config import RunConfig, TaskOptions, parse_mixture
+from softprompt_jax.config import BaseConfig, RunConfig, TaskOptions
+from softprompt_jax.config_checks import parse_mixture
 from softprompt_jax.errors import UserError
 from softprompt_jax.models import LanguageModel
 from softprompt_jax.models.blocks import Remat, set_attention, set_remat
 from softprompt_jax.models.families import ModelConfig, build_module, parameter_count
 from softprompt_jax.models.loading import ModelFiles
 from softprompt_jax.prompts import PromptedModel, SoftPrompt, initializers
+from softprompt_jax.prompts.reparameterizations import reparameterize
 from softprompt_jax.prompts.soft_prompt import load_vectors
 from softprompt_jax.tasks import Task, get_task
 from softprompt_jax.training import partition
-from softprompt_jax.training.optimizers import make_optimizer
+from softprompt_jax.training.optimizers import NETWORK_LEARNING_RATE, make_optimizer
 from softprompt_jax.training.parallel import Device, Layout, choose_layout
-from softprompt_jax.training.step import TrainState, init_state, make_train_step
+from softprompt_jax.training.step import TrainState, Wayward, init_state, make_train_step
 
 
 def tasks_from_options(options: TaskOptions) -> list[Task]:
@@ -139,13 +142,46 @@ class Parts(NamedTuple):
     step: Callable[..., Any]
 
 
-def take_apart(config: RunConfig, prompted: PromptedModel, layout: Layout) -> Parts:
+def parameterized(config: RunConfig, vectors: Any, tasks: int) -> Any:
+    """What a `PromptedModel` is to train, of the prompt's start; None for model tuning."""
+    if vectors is None:
+        return None
+    options = config.prompt
+    # Apart from the draws of the vectors, which use the seed itself.
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)
+    return reparameterize(
+        options.parameterization,
+        vectors,
+        key,
+        hidden=options.hidden_size,
+        layer_norm=options.layer_norm,
+        separate=options.separate_networks,
+        tasks=tasks,
+    )
+
+
+def wayward_objective(config: RunConfig, model: LanguageModel, layout: Layout) -> Wayward | None:
+    """What draws the prompt to a text, if the run asks for it."""
+    options = config.prompt
+    if options.wayward_text is None:
+        return None
+    target = initializers.text(model, options.length, options.wayward_text)
+    # A constant of the step, which must not lie on some devices only.
+    return Wayward(np.asarray(jax.device_put(target, layout.replicated)), options.wayward_gamma)
+
+
+def take_apart(
+    config: BaseConfig, prompted: PromptedModel, layout: Layout, wayward: Wayward | None = None
+) -> Parts:
     """Splits a model and its prompt, which may be abstract, and builds the step for it."""
     options = config.train
     is_trained = partition.trainable_filter(options.method, options.freeze)
     graphdef, trainable, frozen = partition.split(prompted, is_trained)
+    rate = None
+    if isinstance(config, RunConfig) and config.prompt.parameterization != "plain":
+        rate = config.prompt.network_learning_rate or NETWORK_LEARNING_RATE
     optimizer = partition.masked(
-        make_optimizer(config.optimizer, options.method, options.steps), is_trained
+        make_optimizer(config.optimizer, options.method, options.steps, rate), is_trained
     )
     step = make_train_step(
         graphdef,
@@ -153,6 +189,7 @@ def take_apart(config: RunConfig, prompted: PromptedModel, layout: Layout) -> Pa
         accumulation=options.accumulation,
         dropout_rate=config.model.dropout_rate,
         z_loss=options.z_loss,
+        wayward=wayward,
         axis=layout.axis,
     )
     return Parts(graphdef, is_trained, trainable, frozen, optimizer, step)
@@ -175,13 +212,25 @@ class Prepared(NamedTuple):
     state: TrainState
     train_step: Callable[..., Any]
 
+    def folding(self, layout: Layout) -> partition.Folding:
+        """From the trained state to what is evaluated and kept."""
+        return partition.Folding(self.graphdef, self.state.trainable, self.frozen, layout)
+
 
 def prepare_step(
     config: RunConfig, model: LanguageModel, tasks: Sequence[Task], layout: Layout
 ) -> Prepared:
     """Places model and prompt, and wraps the step; training and its benchmark share this."""
-    prompted = PromptedModel(model.module, initial_vectors(config, model, tasks))
-    parts = take_apart(config, prompted, layout)
+    prompt = parameterized(config, initial_vectors(config, model, tasks), len(tasks))
+    wayward = wayward_objective(config, model, layout)
+    return place(config, PromptedModel(model.module, prompt), layout, wayward)
+
+
+def place(
+    config: BaseConfig, prompted: PromptedModel, layout: Layout, wayward: Wayward | None = None
+) -> Prepared:
+    """As `prepare_step`, for a model that has its prompt, or none, already."""
+    parts = take_apart(config, prompted, layout, wayward)
     frozen = layout.place_frozen(parts.frozen)
     state = layout.place_state(init_state(parts.trainable, parts.optimizer, config.seed))
     train_step = layout.step(parts.step, state)
@@ -189,7 +238,7 @@ def prepare_step(
 
 
 def run_layout(
-    config: RunConfig, model_config: ModelConfig, devices: Sequence[Device] | None = None
+    config: BaseConfig, model_config: ModelConfig, devices: Sequence[Device] | None = None
 ) -> Layout:
     """The layout of a run, chosen by the size of its model.
 
@@ -213,7 +262,7 @@ def run_layout(
     )
 
 
-def load_placed(config: RunConfig, files: ModelFiles, layout: Layout) -> LanguageModel:
+def load_placed(config: BaseConfig, files: ModelFiles, layout: Layout) -> LanguageModel:
     """Reads the weights straight to where the layout has them, in the form that the step runs.
 
     Raises:
@@ -228,7 +277,7 @@ def load_placed(config: RunConfig, files: ModelFiles, layout: Layout) -> Languag
     return model
 
 
-def set_memory(config: RunConfig, module: nnx.Module, layout: Layout) -> None:
+def set_memory(config: BaseConfig, module: nnx.Module, layout: Layout) -> None:
     """Sets how a model, which may be abstract, spends memory on a run's devices."""
     remat = resolve_remat(config, layout.platform)
     set_remat(module, remat)
@@ -236,7 +285,7 @@ def set_memory(config: RunConfig, module: nnx.Module, layout: Layout) -> None:
         set_attention(module, "by_row")
 
 
-def resolve_dtype(config: RunConfig, platform: str) -> str:
+def resolve_dtype(config: BaseConfig, platform: str) -> str:
     """The dtype of the model's weights, "auto" resolved for a platform."""
     if config.model.dtype != "auto":
         return config.model.dtype
@@ -244,7 +293,7 @@ def resolve_dtype(config: RunConfig, platform: str) -> str:
     return "float32" if platform == "cpu" or tuned else "bfloat16"
 
 
-def resolve_remat(config: RunConfig, platform: str) -> Remat:
+def resolve_remat(config: BaseConfig, platform: str) -> Remat:
     """What is computed anew in the backward pass, "auto" resolved for a platform.
 
     On CPU memory is plenty and computing is not; elsewhere reading attention weights back takes
@@ -255,7 +304,7 @@ def resolve_remat(config: RunConfig, platform: str) -> Remat:
     return "none" if platform == "cpu" else "attention"
 
 
-def resolve_scan(config: RunConfig) -> bool:
+def resolve_scan(config: BaseConfig) -> bool:
     """Whether layers are stacked and looped over."""
     if config.train.scan_layers is not None:
         return config.train.scan_layers

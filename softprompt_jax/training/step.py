@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from softprompt_jax.models.layers import Dropout
 from softprompt_jax.prompts.prompted_model import Batch
@@ -27,6 +27,25 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
     step: Int[Array, ""]
     key_data: Array
+
+
+class Wayward(NamedTuple):
+    """An objective beside the loss: that the prompt stays near a text's embeddings.
+
+    The step adds `gamma` times the squared distance, summed over the width and averaged over the
+    positions, to the mean cross-entropy.
+
+    Attributes:
+        target: float32 `[length, d_model]`.
+        gamma: weight of the squared distance.
+
+    References:
+        Khashabi et al. 2022, "Prompt Waywardness: The Curious Case of Discretized Interpretation of
+        Continuous Prompts", section 3; the distance as in google-research/prompt-tuning.
+    """
+
+    target: Float[ArrayLike, "length d_model"]
+    gamma: float
 
 
 def init_state(
@@ -75,6 +94,7 @@ def make_train_step(
     accumulation: int = 1,
     dropout_rate: float = 0.0,
     z_loss: float = 0.0,
+    wayward: Wayward | None = None,
     axis: str | None = None,
 ) -> Callable[[TrainState, nnx.State, Batch], tuple[TrainState, dict[str, Array]]]:
     """Builds `step(state, frozen, batch) -> (state, metrics)`.
@@ -87,11 +107,13 @@ def make_train_step(
         accumulation: micro-batches that the batch's rows are cut into, one after the other.
         dropout_rate: inside the model; 0 for none.
         z_loss: weight of the z-loss.
+        wayward: what the prompt is drawn to, if anything.
         axis: name of the mapped axis that rows are spread over, to sum over it; None on one device.
 
     Returns:
         The step. Its metrics are float32 scalars, the same on every device: `loss` (nats a target
-        token), `token_accuracy`, `grad_norm`, `tokens` and `finite`. Where loss, gradient or update
+        token), `token_accuracy`, `grad_norm`, `tokens` and `finite`, and `wayward_distance` where
+        the prompt is drawn to a text; the loss is without that. Where loss, gradient or update
         is not finite the state keeps its trainable and optimizer parts, so that the last good
         prompt survives.
     """
@@ -102,6 +124,12 @@ def make_train_step(
         return loss_and_counts(model.target_logits(batch, dropout), batch, z_loss)
 
     grad_of_sums = jax.grad(sums, has_aux=True)
+
+    def wayward_distance(trainable, frozen, target_PxD):
+        # Of several tasks' prompts, the mean over all of them.
+        vectors = nnx.merge(graphdef, trainable, frozen).vectors
+        target = jnp.broadcast_to(target_PxD, vectors.shape)
+        return jnp.mean(jnp.sum(jnp.square(vectors - target), axis=-1))
 
     def step(state: TrainState, frozen: nnx.State, batch: Batch):
         rows = batch["inputs"].shape[0]
@@ -136,6 +164,12 @@ def make_train_step(
 
         tokens = jnp.maximum(counts["tokens"], 1.0)
         grads = jax.tree.map(lambda g: g / tokens.astype(g.dtype), grads)
+        drawn = {}
+        if wayward is not None:
+            target, gamma = wayward
+            distance, pull = jax.value_and_grad(wayward_distance)(state.trainable, frozen, target)
+            grads = jax.tree.map(lambda g, p: g + gamma * p, grads, pull)
+            drawn["wayward_distance"] = distance
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
@@ -153,6 +187,7 @@ def make_train_step(
             "grad_norm": grad_norm,
             "tokens": counts["tokens"],
             "finite": finite.astype(jnp.float32),
+            **drawn,
         }
         return TrainState(trainable, opt_state, state.step + 1, state.key_data), metrics
 

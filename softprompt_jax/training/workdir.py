@@ -9,11 +9,13 @@ from typing import Any
 
 import jax
 
-from softprompt_jax.config import RunConfig, flatten
+from softprompt_jax.config import BaseConfig, RunConfig, flatten
+from softprompt_jax.config_checks import parse_mixture
 from softprompt_jax.errors import UserError
 from softprompt_jax.files import recover_folder, write_text
 from softprompt_jax.models import LanguageModel, save_model
 from softprompt_jax.prompts import SoftPrompt
+from softprompt_jax.prompts.prompt_folders import save_prompts, single_prompt
 from softprompt_jax.training import processes
 from softprompt_jax.version import __version__
 
@@ -23,9 +25,11 @@ MAY_DIFFER = {
     "workdir",
     "resume",
     "profile",
+    "push_to_hub",
     "train.steps",
     "train.log_every",
     "train.checkpoint_minutes",
+    "train.keep_steps",
     "train.remat",
     "parallel.devices",
     "parallel.layout",
@@ -76,7 +80,8 @@ class TrainResult:
 
     Attributes:
         best_prompt: the prompt of the best evaluation; None for model tuning (the model is in
-            `best/`) and for a run that was interrupted before its first evaluation.
+            `best/`), for prompts of several tasks (they are there: `prompt_folders`) and for a run
+            that was interrupted before its first evaluation.
         metrics: of the best step, by split and name ("validation/accuracy", "test/accuracy").
         workdir: the run's folder.
         best_step: step of the best evaluation; None before the first.
@@ -106,7 +111,7 @@ class Workdir:
             one at all, or this process does not see what the first one wrote.
     """
 
-    def __init__(self, config: RunConfig):
+    def __init__(self, config: BaseConfig):
         self.path = Path(config.workdir)
         self._config = config
         recover_folder(self.best)
@@ -118,7 +123,7 @@ class Workdir:
             )
         if saved.exists():
             try:
-                before = RunConfig.from_json(saved.read_text(encoding="utf-8"))
+                before = type(config).from_json(saved.read_text(encoding="utf-8"))
             except (UserError, UnicodeDecodeError) as error:
                 reason = str(error).rstrip(".")
                 raise UserError(
@@ -169,42 +174,50 @@ class Workdir:
             examples_per_second=told["examples_per_second"],
         )
 
-    def save_best(
+    def save(
         self,
+        folder: Path,
         prompted: Any,
         model: LanguageModel,
         task: str,
         labels: tuple[str, ...],
-        progress: Progress,
+        *,
+        step: int | None,
+        metrics: Mapping[str, float],
     ) -> None:
-        """Replaces the best prompt (or model) by the one of `prompted`; then all may read it."""
-        if processes.is_first():
-            self._save_best(prompted, model, task, labels, progress)
-        processes.wait_for_all()
+        """Puts the prompt (or model) of `prompted` into a folder; then all may read it.
 
-    def _save_best(
-        self,
-        prompted: Any,
-        model: LanguageModel,
-        task: str,
-        labels: tuple[str, ...],
-        progress: Progress,
-    ) -> None:
-        if prompted.prompt is None:
-            save_model(self.best, model, module=prompted.model)
-            return
-        card = {
-            "model": model.name,
-            "model_fingerprint": model.fingerprint,
-            "task": task,
-            "labels": list(labels),
-            "metrics": progress.best_metrics,
-            "step": progress.best_step,
-            "init": self._config.prompt.init,
-            "seed": self._config.seed,
-            "versions": versions(),
-        }
-        SoftPrompt(prompted.prompt[...], card).save(self.best)
+        Args:
+            folder: `best`, or one of its own in `kept`.
+            prompted: on the host.
+            model: that the prompt belongs to, or was tuned.
+            task: for the card.
+            labels: likewise.
+            step: that it comes from; None: of a run that diverged before its first evaluation.
+            metrics: measured with it.
+        """
+        if processes.is_first():
+            if prompted.prompt is None:
+                save_model(folder, model, module=prompted.model)
+            else:
+                parameterization, tasks = "plain", ()
+                if isinstance(self._config, RunConfig):
+                    parameterization = self._config.prompt.parameterization
+                    tasks, _ = parse_mixture(self._config.task.mixture)
+                card = {
+                    "model": model.name,
+                    "model_fingerprint": model.fingerprint,
+                    "task": task,
+                    "labels": list(labels),
+                    "metrics": dict(metrics),
+                    "step": step,
+                    "init": self._config.prompt.init if isinstance(self._config, RunConfig) else "",
+                    "parameterization": parameterization,
+                    "seed": self._config.seed,
+                    "versions": versions(),
+                }
+                save_prompts(folder, prompted, card, tasks)
+        processes.wait_for_all()
 
     def finish(self, progress: Progress, model: LanguageModel, steps: int) -> TrainResult:
         """Writes `result.json`."""
@@ -233,7 +246,7 @@ class Workdir:
     ) -> TrainResult:
         has_prompt = progress.best_step is not None and self._config.train.method == "prompt_tuning"
         return TrainResult(
-            best_prompt=SoftPrompt.load(self.best) if has_prompt else None,
+            best_prompt=single_prompt(self.best) if has_prompt else None,
             metrics=progress.best_metrics,
             workdir=self.path,
             best_step=progress.best_step,
@@ -250,10 +263,10 @@ def versions() -> dict[str, str]:
     return {"softprompt-jax": __version__} | others
 
 
-def _check_same(saved: RunConfig, config: RunConfig, path: Path) -> None:
+def _check_same(saved: BaseConfig, config: BaseConfig, path: Path) -> None:
     old, new = flatten(saved), flatten(config)
     allowed = set(MAY_DIFFER)
-    if config.optimizer.schedule != "constant":
+    if config.optimizer.schedule in ("cosine", "linear"):
         allowed.discard("train.steps")  # the schedule's course depends on it
     for name, value in new.items():
         if name not in allowed and old[name] != value:

@@ -50,15 +50,3 @@ def shape_config(folder, family="t5", parallel=None, **train):
         train=TrainOptions(**{"batch_size": 8, **train}),
         parallel=parallel or ParallelOptions(devices=1),
     )
-
-
-def write_recipe(config, folder):
-    """A config as the command reads it."""
-    (folder / "recipe.json").write_text(config.to_json())
-    recipe = folder / "recipe.py"
-    recipe.write_text(
-        "from pathlib import Path\n"
-        "from softprompt_jax.config import RunConfig\n"
-        "config = RunConfig.from_json((Path(__file__).parent / 'recipe.json').read_text())\n"
-    )
-    return recipe

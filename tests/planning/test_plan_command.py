@@ -5,7 +5,8 @@ import json
 
 import jax
 import pytest
-from planning.shapes import shape_config, write_recipe
+from planning.shapes import shape_config
+from small_runs import write_recipe
 
 from softprompt_jax import plan
 from softprompt_jax.errors import UserError

@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from planning.shapes import shape_config, write_recipe
+from planning.shapes import shape_config
+from small_runs import write_recipe
 
 pytestmark = [
     pytest.mark.slow,

@@ -6,7 +6,7 @@ from small_runs import changed, metrics_lines, small_config
 
 from softprompt_jax.models import load_model
 from softprompt_jax.prompts import SoftPrompt
-from softprompt_jax.training.loop import train
+from softprompt_jax.training.tuning import train
 
 MESH = {"parallel__devices": 8, "parallel__layout": "mesh", "parallel__tensor": 2}
 

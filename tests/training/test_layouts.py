@@ -124,10 +124,11 @@ def pmap(count):
 def test_every_layout_is_one_device(folder, by_one_device, family, layout, options):
     history = run(folder, family, layout(), **options)
     expected = by_one_device(family, options.get("rate", 0.0))
-    # With dropout the loss is rougher, and ten steps spread the rounding further; other noise would
-    # differ in the first digit.
-    near = 1e-3 if options.get("rate") else 1e-5
-    for (loss, norm, prompt), (want_loss, want_norm, want) in zip(history, expected, strict=True):
+    steps = zip(history, expected, strict=True)
+    for number, ((loss, norm, prompt), (want_loss, want_norm, want)) in enumerate(steps):
+        # With dropout the loss is rougher, and each step doubles what rounding has spread: 1e-4
+        # after ten. Other noise would differ in the first digit of the first step.
+        near = 1e-3 if options.get("rate") and number >= 3 else 1e-5
         assert loss == pytest.approx(want_loss, rel=near)
         assert norm == pytest.approx(want_norm, rel=near)
         assert np.linalg.norm(prompt - want) <= near * np.linalg.norm(want)

@@ -18,7 +18,7 @@ from softprompt_jax.config import (
     TaskOptions,
     TrainOptions,
 )
-from softprompt_jax.training.loop import train
+from softprompt_jax.training.tuning import train
 
 COLOURS = ("red", "green", "blue", "black", "white", "brown")
 ORDERS = ("first", "last")

@@ -5,7 +5,7 @@ import json
 import pytest
 from small_runs import small_config, trace_events
 
-from softprompt_jax.training.loop import train
+from softprompt_jax.training.tuning import train
 
 RARELY = {"train__evaluate_every": 100, "train__checkpoint_every": 100}
 

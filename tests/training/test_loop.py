@@ -11,7 +11,8 @@ from softprompt_jax.config import RunConfig
 from softprompt_jax.errors import UserError
 from softprompt_jax.models.loading import ModelFiles
 from softprompt_jax.prompts import SoftPrompt
-from softprompt_jax.training.loop import DivergedError, train
+from softprompt_jax.training.loop import DivergedError
+from softprompt_jax.training.tuning import train
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,10 @@ def folder(tmp_path_factory):
 def config(folder):
     """12 steps, evaluated before and after each fourth."""
     return small_config(
-        folder, task__test_file=str(folder / "test.jsonl"), train__evaluate_first=True
+        folder,
+        task__test_file=str(folder / "test.jsonl"),
+        train__evaluate_first=True,
+        train__keep_steps=(0, 6, 8),
     )
 
 
@@ -54,6 +58,22 @@ def test_the_folder_of_a_run(config, result):
     assert prompt.card["task"] == "sentiment"
     assert prompt.card["labels"] == ["negative", "positive"]
     assert prompt.card["model_fingerprint"] == told["model_fingerprint"]
+
+
+def test_prompts_are_kept_at_the_steps_that_were_asked_for(result):
+    kept = result.workdir / "kept"
+    assert sorted(path.name for path in kept.iterdir()) == ["0", "6", "8"]
+    prompts = {int(path.name): SoftPrompt.load(path) for path in kept.iterdir()}
+    assert all(prompt.card["step"] == step for step, prompt in prompts.items())
+    norms = [np.linalg.norm(prompts[step].vectors - prompts[0].vectors) for step in (0, 6, 8)]
+    assert norms[0] == 0 < norms[1] != norms[2]
+    evaluated = {
+        line["step"]: line["validation/accuracy"]
+        for line in metrics_lines(result.workdir)
+        if "validation/accuracy" in line
+    }
+    assert prompts[8].card["metrics"]["validation/accuracy"] == evaluated[8]
+    assert prompts[6].card["metrics"] == {}  # it was not evaluated there
 
 
 def test_metrics_lines(result):
@@ -160,11 +180,11 @@ def test_a_run_that_never_started_leaves_its_folder_free(config, folder):
 
 @pytest.mark.usefixtures("no_weights")
 def test_a_task_without_validation_split_is_refused(config, monkeypatch, folder):
-    from softprompt_jax.training import loop
+    from softprompt_jax.training import tuning
 
-    (task,) = loop.tasks_from_options(config.task)
+    (task,) = tuning.tasks_from_options(config.task)
     without = changed(task, splits=("train", "test"))
-    monkeypatch.setattr(loop, "tasks_from_options", lambda _: [without])
+    monkeypatch.setattr(tuning, "tasks_from_options", lambda _: [without])
     with pytest.raises(UserError, match="has no 'validation' split"):
         train(changed(config, workdir=str(folder / "no-validation")))
 

@@ -9,6 +9,7 @@ import softprompt_jax as sp
 from softprompt_jax.data import splits as data_splits
 from softprompt_jax.errors import UserError
 from softprompt_jax.tasks import Reference, Task, rename_labels, task
+from softprompt_jax.training.setup import tasks_from_options
 
 LABELS = ("negative", "positive")
 
@@ -94,7 +95,7 @@ def test_the_best_prompt_is_scored_on_other_tasks(tmp_path):
     renamed = {"negative": "bad", "positive": "good"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "softprompt_jax.training.loop.rename_labels",
+            "softprompt_jax.training.tuning.rename_labels",
             lambda source, target: renamed if target == "glue/target" else None,
         )
         again = sp.train(changed(config, workdir=str(tmp_path / "renamed"))).metrics
@@ -196,3 +197,35 @@ def test_mistakes(tmp_path, changes, message):
     )
     with pytest.raises(UserError, match=message):
         sp.train(changed(config, **changes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("evaluation", ["score", "generate"])
+def test_a_sentinel_before_each_target(tmp_path, evaluation):
+    config = small_config(
+        tmp_path,
+        task__evaluation=evaluation,
+        task__target_prefix="<extra_id_0> ",
+        train__method="model_tuning",
+        train__steps=30,
+        train__evaluate_every=15,
+        optimizer__learning_rate=0.01,
+    )
+    tokenizer = sp.load_model(config.model.name).tokenizer
+    split = data_splits.read_split(
+        config.task,
+        tasks_from_options(config.task)[0],
+        "train",
+        tokenizer,
+        sp.load_model(config.model.name).config,
+    )
+    sentinel = tokenizer.convert_tokens_to_ids("<extra_id_0>")
+    words = set(tokenizer.convert_tokens_to_ids(["▁positive", "▁negative"]))
+    examples = split.examples
+    for start, end in zip(examples.target_offsets, examples.target_offsets[1:], strict=False):
+        first, word, last = examples.targets[start:end]
+        assert (first, word in words, last) == (sentinel, True, 1)
+    assert sum(split.label_counts.values()) == (24 if evaluation == "score" else 0)
+    # Answers are judged without it, and the model learns to say it.
+    metric = "accuracy" if evaluation == "score" else "exact_match"
+    assert sp.train(config).metrics[f"validation/{metric}"] > 0.6

@@ -81,6 +81,8 @@ def test_schedules():
     warm = rates(warmup_steps=4, learning_rate=1.0)
     assert warm == pytest.approx([0.25, 0.5, 0.75, 1.0, 1, 1, 1, 1, 1, 1])
     assert rates(warmup_steps=1, learning_rate=1.0) == pytest.approx([1.0] * 10)
+    root = rates(schedule="inverse_sqrt", warmup_steps=4, learning_rate=1.0)
+    assert root == pytest.approx([0.25, 0.5, 0.75, 1.0, *((4 / n) ** 0.5 for n in range(4, 10))])
 
 
 def test_model_tuning_has_the_papers_rate():

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from small_runs import changed, checkpoint_bits, metrics_lines, small_config, write_recipe
 
-from softprompt_jax.training.loop import train
+from softprompt_jax.training.tuning import train
 
 pytestmark = pytest.mark.slow
 
