@@ -152,8 +152,11 @@ def _backward(kept: Any, slope: Any) -> tuple[Any, ...]:
     q, k, v, biases, trained, mixed, largest, total = kept
     shared, own = _split_biases(biases)
     wanted = [i for i, each in enumerate(trained) if each is not None]
+    # What all rows share gets the sum of their gradients: one row's scores are kept, not all rows'.
+    sums = any(biases[i].shape[0] == 1 for i in wanted)
+    stacks = any(biases[i].shape[0] != 1 for i in wanted)
 
-    def row(x: Any) -> tuple[jax.Array, ...]:
+    def row(summed: jax.Array | None, x: Any) -> tuple[jax.Array | None, tuple[Any, ...]]:
         q, k, v, own, mixed, largest, total, slope = x
         weights = jnp.exp(_scores(q, k, (*shared, *own)) - largest) / total
         of_weights = jnp.matmul(
@@ -165,13 +168,17 @@ def _backward(kept: Any, slope: Any) -> tuple[Any, ...]:
         of_q = (grouped @ k).reshape(q.shape)
         of_k = grouped.swapaxes(-1, -2) @ _by_group(q, k)
         of_v = _by_group(weights.astype(v.dtype), v).swapaxes(-1, -2) @ _by_group(slope, v)
-        return of_q, of_k, of_v, *[of_scores] * bool(wanted)
+        summed = None if summed is None else summed + of_scores
+        return summed, (of_q, of_k, of_v, of_scores if stacks else None)
 
-    of_q, of_k, of_v, *of_scores = jax.lax.map(row, (q, k, v, own, mixed, largest, total, slope))
+    start = jnp.zeros((*q.shape[1:3], k.shape[2]), jnp.float32) if sums else None
+    rows = (q, k, v, own, mixed, largest, total, slope)
+    summed, (of_q, of_k, of_v, of_scores) = jax.lax.scan(row, start, rows)
     of_biases: list[Any] = [None] * len(biases)
     for i in wanted:
-        axes = [a for a, size in enumerate(biases[i].shape) if size < of_scores[0].shape[a]]
-        of_biases[i] = jnp.sum(of_scores[0], axis=axes, keepdims=True)
+        of_all: Any = of_scores if summed is None or biases[i].shape[0] != 1 else summed[None]
+        axes = [a for a, size in enumerate(biases[i].shape) if size < of_all.shape[a]]
+        of_biases[i] = jnp.sum(of_all, axis=axes, keepdims=True)
     return of_q, of_k, of_v, tuple(of_biases)
 
 
