@@ -4,9 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from softprompt_jax.config import RunConfig
 from softprompt_jax.data import TokenizedExamples
@@ -15,9 +13,9 @@ from softprompt_jax.data.mixing import Mixing
 from softprompt_jax.data.preparation import prepare_data
 from softprompt_jax.errors import UserError
 from softprompt_jax.models import LanguageModel, resolve_model
-from softprompt_jax.models.families import ModelConfig, build_module, config_from_hf
-from softprompt_jax.models.known_shapes import KNOWN_SHAPES
-from softprompt_jax.models.stacking import stack_blocks
+from softprompt_jax.models.families import ModelConfig, config_from_hf
+from softprompt_jax.models.known_shapes import raw_config
+from softprompt_jax.models.random_weights import random_model
 from softprompt_jax.tasks import Task
 from softprompt_jax.training.parallel import Layout
 from softprompt_jax.training.setup import (
@@ -86,7 +84,7 @@ class Workload(NamedTuple):
                 f"--shape {self.shape} has no tokenizer to read data with; add --lengths "
                 f"{'|'.join(LENGTHS)}."
             )
-        _raw_config(self.shape)
+        raw_config(self.shape)
 
     def apply(self, config: RunConfig) -> RunConfig:
         """The recipe with what the workload changes in it."""
@@ -131,7 +129,7 @@ def prepare(config: RunConfig, workload: Workload) -> Material:
         UserError: a mistake in the recipe.
     """
     files = None if workload.shape is not None else resolve_model(config.model.name)
-    raw = _raw_config(config.model.name) if files is None else files.raw_config
+    raw = raw_config(config.model.name) if files is None else files.raw_config
     model_config = config_from_hf(raw) if files is None else files.config
 
     def load(layout: Layout | None, platform: str) -> LanguageModel:
@@ -187,25 +185,18 @@ class _NoTokenizer:
         """Writes nothing."""
 
 
-def _raw_config(name: str) -> dict[str, Any]:
-    raw = KNOWN_SHAPES.get(name)
-    return resolve_model(name).raw_config if raw is None else raw
-
-
 def _random_model(
     config: RunConfig, raw: dict[str, Any], layout: Layout | None, platform: str
 ) -> LanguageModel:
-    """The same weights in every process, built where they are used: no file is read."""
-    model_config = config_from_hf(raw)
-    dtype = jnp.dtype(resolve_dtype(config, platform))
-    module: Any = build_module(model_config, dtype=dtype, rngs=nnx.Rngs(config.seed))
-    if layout is not None:
-        module = stack_blocks(module) if resolve_scan(config) else module
-        set_memory(config, module, layout)
-    return LanguageModel(
-        name=config.model.name,
-        module=module,
-        config=model_config,
-        raw_config=raw,
+    """Built where it is used: no file is read."""
+    model = random_model(
+        config.model.name,
+        raw,
+        dtype=resolve_dtype(config, platform),
+        seed=config.seed,
         load_tokenizer=_NoTokenizer,
+        stacked=layout is not None and resolve_scan(config),
     )
+    if layout is not None:
+        set_memory(config, model.module, layout)
+    return model

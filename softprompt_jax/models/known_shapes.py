@@ -39,6 +39,11 @@ def _t5_1_1(d_model: int, d_ff: int, layers: int, heads: int) -> dict[str, Any]:
     }
 
 
+def _t5_of_ours(d_model: int, d_ff: int, layers: int) -> dict[str, Any]:
+    """The family that this project pre-trained: T5 1.1 with narrow heads and a small vocabulary."""
+    return _t5_1_1(d_model, d_ff, layers, d_model // 32) | {"vocab_size": 8192, "d_kv": 32}
+
+
 def _llama(
     vocab_size: int, d_model: int, d_ff: int, layers: int, heads: int, kv_heads: int, **more: Any
 ) -> dict[str, Any]:
@@ -132,6 +137,9 @@ KNOWN_SHAPES: Mapping[str, dict[str, Any]] = {
     **{f"google/t5-v1_1-{size}": raw for size, raw in _T5_1_1_SIZES.items()},
     **{f"google/t5-{size}-lm-adapt": raw for size, raw in _T5_1_1_SIZES.items()},
     **{f"google/flan-t5-{size}": raw for size, raw in _T5_1_1_SIZES.items()},
+    "t5-nano": _t5_of_ours(64, 160, 4),
+    "t5-micro": _t5_of_ours(128, 320, 4),
+    "t5-mini": _t5_of_ours(192, 448, 6),
     "smollm2-135m": _smollm2(576, 1536, 30, 9, 3),
     "HuggingFaceTB/SmolLM2-135M": _smollm2(576, 1536, 30, 9, 3),
     "HuggingFaceTB/SmolLM2-360M": _smollm2(960, 2560, 32, 15, 5),
@@ -152,6 +160,19 @@ KNOWN_SHAPES: Mapping[str, dict[str, Any]] = {
     "openai-community/gpt2-xl": _gpt2(1600, 48, 25),
 }
 """Raw `config.json`s (as far as they matter here) by hub id or built-in name."""
+
+
+def raw_config(name: str) -> dict[str, Any]:
+    """A model's parsed config.json: from the known shapes, else from its own files.
+
+    Args:
+        name: as `load_model` takes it.
+
+    Raises:
+        UserError: as `resolve_model`, where the shape is not known.
+    """
+    raw = KNOWN_SHAPES.get(name)
+    return resolve_model(name).raw_config if raw is None else raw
 
 
 def model_config(name: str) -> ModelConfig:

@@ -45,6 +45,9 @@ BUILT_IN = {
 }
 """Built-in name to the package whose folder holds the file, the file, and how to install it."""
 
+OWN = {path.name: path for path in sorted((Path(__file__).parent / "pretrained").glob("*/"))}
+"""Built-in name to the folder in this package: the T5s that this project pre-trained."""
+
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 _T5_EMBEDDING = "shared.weight"
@@ -56,8 +59,8 @@ def load_model(name: str, dtype: str = "float32") -> "LanguageModel":
 
     Args:
         name: A hub id such as "google/t5-base-lm-adapt", a folder with `config.json`, tokenizer
-            and weights, a `.gguf` file of the Llama architecture, or the built-in name
-            "smollm2-135m".
+            and weights, a `.gguf` file of the Llama architecture, or a built-in name
+            ("smollm2-135m", or those of `OWN`).
         dtype: "float32" or "bfloat16", whatever the checkpoint's own.
 
     Returns:
@@ -158,6 +161,8 @@ def resolve_model(name: str) -> ModelFiles:
     """
     if name in BUILT_IN:
         return _from_gguf(name, _built_in_file(name))
+    if name in OWN:
+        return _from_folder(name, OWN[name], lambda: OWN[name])
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         return _from_gguf(name, path)
@@ -171,10 +176,23 @@ def resolve_model(name: str) -> ModelFiles:
     if not looks_like_hub_id(name):
         raise UserError(
             f"There is no folder {name!r}, and it is no hub id either; give a hub id such as "
-            f"'google/t5-base-lm-adapt', a folder, a .gguf file or {', '.join(BUILT_IN)}."
+            f"'google/t5-base-lm-adapt', a folder, a .gguf file or {', '.join([*BUILT_IN, *OWN])}."
         )
     folder = fetch_description(name)
     return _from_folder(name, folder, lambda: fetch_weights(name, folder))
+
+
+def load_tokenizer(name: str) -> Any:
+    """A tokenizer on its own.
+
+    Args:
+        name: a folder of tokenizer files, or a model's name as `load_model` takes it.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(name).expanduser()
+    return _auto_tokenizer(name, path) if path.is_dir() else resolve_model(name).load_tokenizer()
 
 
 def _built_in_file(name: str) -> Path:

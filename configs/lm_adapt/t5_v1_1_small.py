@@ -1,0 +1,26 @@
+"""LM adaptation of T5 1.1 small, as Lester et al. 2021 (section 2.2) did it for all sizes.
+
+    python -m softprompt_jax.pretrain --config configs/lm_adapt/t5_v1_1_small.py
+
+The paper's 100,000 steps take a TPU slice; `--model.name google/t5-v1_1-xl` and so on adapt the
+other sizes, `--corpus.train-files my.txt --corpus.validation-files held_out.txt` other text. It was
+not run here: neither the model nor C4 was at hand.
+"""
+
+from softprompt_jax.config import ModelOptions, OptimizerOptions, TrainOptions
+from softprompt_jax.pretraining.config import CorpusOptions, PretrainConfig
+
+config = PretrainConfig(
+    workdir="runs/t5-v1_1-small-lm",
+    model=ModelOptions(name="google/t5-v1_1-small"),
+    corpus=CorpusOptions(tfds="c4/en", objective="prefix_lm", input_length=512),
+    # T5's schedule goes on where pre-training stopped, at a million steps: 1 / sqrt(step).
+    optimizer=OptimizerOptions(name="adafactor", learning_rate=0.001, weight_decay=0.0),
+    train=TrainOptions(
+        method="model_tuning",
+        steps=100_000,
+        batch_size=128,
+        evaluate_every=1_000,
+        keep_steps=(0, 10_000, 50_000, 100_000),
+    ),
+)

@@ -1,0 +1,28 @@
+"""`python -m softprompt_jax.pretrain`: pre-trains or LM-adapts a T5 on plain text.
+
+    python -m softprompt_jax.pretrain --config configs/lm_adapt/t5_v1_1_small.py
+
+`--help` lists every option with its default.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from softprompt_jax.command_line import load_command_config, run_command
+from softprompt_jax.pretraining.config import PretrainConfig
+from softprompt_jax.pretraining.run import pretrain
+from softprompt_jax.train import report
+from softprompt_jax.training import processes
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Trains, and prints what came of it."""
+    config = load_command_config(arguments, PretrainConfig)
+    result = pretrain(config)
+    if result.finished and processes.is_first():
+        print(report(result, config.model.name))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
