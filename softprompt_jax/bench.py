@@ -18,24 +18,17 @@ from typing import Any
 from softprompt_jax.benchmarks import prediction, training
 from softprompt_jax.benchmarks.worker import check_installed
 from softprompt_jax.benchmarks.workload import LENGTHS, Workload
-from softprompt_jax.command_line import Parser, load_command_config, run_command
+from softprompt_jax.command_line import KindParser, Parser, load_command_config, run_command
 from softprompt_jax.errors import UserError
 
 RECIPE = "configs/quickstart.py"
-
-
-class _KindParser(Parser):
-    """Takes what `add_subparsers` calls its parsers with."""
-
-    def __init__(self, prog: str, **_: Any):
-        super().__init__(prog, None)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Measures and prints."""
     parser = Parser("softprompt_jax.bench", __doc__)
     kinds = parser.add_subparsers(
-        dest="what", required=True, metavar="{train,predict}", parser_class=_KindParser
+        dest="what", required=True, metavar="{train,predict}", parser_class=KindParser
     )
     train = kinds.add_parser("train", help="training steps")
     _add_sides(train, rounds=6)

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from softprompt_jax.command_line import Parser, load_command_config, run_command
+from softprompt_jax.command_line import Parser, run_command
 from softprompt_jax.config import TaskOptions
 from softprompt_jax.data.tokenization import encode_choices, encode_inputs
 from softprompt_jax.errors import UserError
@@ -43,9 +43,9 @@ from softprompt_jax.inference.setup import (
     Opened,
     add_model_options,
     check_least,
-    common_fact,
     open_prompts,
     parse_prompts,
+    task_options,
 )
 from softprompt_jax.tasks import Reference, Task, rename_labels
 from softprompt_jax.training.setup import tasks_from_options
@@ -78,8 +78,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.ensemble and len(opened.prompts) < 2:
         raise UserError("--ensemble joins the answers of prompts; give at least two.")
     output = None if options.output is None else _check_output(Path(options.output))
-    task_options = _task_options(options.task, rest, opened)
-    job = prepare(task_options, options.split, options.examples, opened)
+    asked = task_options(options.task, rest, opened.prompts)
+    job = prepare(asked, options.split, options.examples, opened)
     report = evaluate(job, opened, options.ensemble)
     text = json.dumps(report)
     if output is not None:
@@ -94,21 +94,6 @@ def _check_output(path: Path) -> Path:
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"The folder of {path} cannot be written; choose another --output.")
     return path
-
-
-def _task_options(name: str | None, rest: Sequence[str], opened: Opened) -> TaskOptions:
-    """The task's options, from a recipe and the command line."""
-    given = [argument[2:].split("=")[0] for argument in rest if argument.startswith("--")]
-    for option in given:
-        if option != "config" and not option.startswith("task."):
-            raise UserError(
-                f"There is no option --{option}; beside those of --help there are --config and "
-                "the task's, such as --task.evaluation."
-            )
-    if name is None and "config" not in given and "task.name" not in given:
-        name = common_fact(opened.prompts, "task")
-    named = [] if name is None else ["--task.name", name]
-    return load_command_config([*named, *rest]).task
 
 
 # -------------------------------------------------------------------------- before the weights

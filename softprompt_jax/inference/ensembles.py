@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from softprompt_jax.errors import UserError
-from softprompt_jax.inference.predictor import Predictor, Texts
+from softprompt_jax.inference.encoding import Texts
+from softprompt_jax.inference.predictor import Predictor
 from softprompt_jax.prompts.soft_prompt import SoftPrompt
 
 

@@ -12,13 +12,14 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Float
 
 from softprompt_jax.config import ParallelOptions
-from softprompt_jax.data.tokenization import encode_choices, encode_inputs
 from softprompt_jax.errors import UserError
+from softprompt_jax.exchange import read_prompt
 from softprompt_jax.inference import compiled
 from softprompt_jax.inference.batching import batch_rows, pad_choices
-from softprompt_jax.inference.compiled import Numbers, Search, row_spec
+from softprompt_jax.inference.compiled import row_spec
+from softprompt_jax.inference.encoding import Texts, encode_choice_lists, encode_texts
 from softprompt_jax.inference.places import PromptPlaces
-from softprompt_jax.inference.sampling import check_sampling
+from softprompt_jax.inference.search import check_search
 from softprompt_jax.inference.serving_layout import serving_layout
 from softprompt_jax.inference.streaming import generate_in_steps
 from softprompt_jax.models import LanguageModel, resolve_model
@@ -26,10 +27,6 @@ from softprompt_jax.models.blocks import set_attention
 from softprompt_jax.models.loading import check_dtype
 from softprompt_jax.prompts.soft_prompt import SoftPrompt
 from softprompt_jax.training.parallel import Device, Layout, PmapLayout
-
-Texts = Sequence[str] | Sequence[Sequence[int]]
-"""Inputs as the task words them, or their token ids as the model reads them."""
-
 
 _UNDER_WAY = 8  # batches that are queued before an answer is waited for
 
@@ -115,7 +112,8 @@ class Predictor:
 
         Args:
             model: as for `load_model`.
-            prompts: prompt folders by name.
+            prompts: by name: a prompt folder, a PEFT adapter, a .npy file, or "owner/name" on the
+                hub.
             dtype: as for `load_model`.
             devices: local devices to use; None: all of them.
             parallel: how weights and rows are spread over the devices, as for `train`; None: whole
@@ -123,9 +121,9 @@ class Predictor:
             **options: those of `Predictor`.
 
         Raises:
-            UserError: as `load_model`, `SoftPrompt.load` and `serving_layout`.
+            UserError: as `load_model`, `read_prompt` and `serving_layout`.
         """
-        loaded = {name: SoftPrompt.load(folder) for name, folder in prompts.items()}
+        loaded = {name: read_prompt(source) for name, source in prompts.items()}
         check_dtype(dtype)
         files = resolve_model(model)
         parallel = parallel or ParallelOptions()
@@ -202,7 +200,7 @@ class Predictor:
             return np.zeros((0, len(choices)), np.float32) if shared else []
         if len(each) != len(texts):
             raise UserError(f"There are {len(texts)} texts but {len(each)} lists of choices.")
-        encoded = self._encode_choices(each)
+        encoded = encode_choice_lists(each, self.model)
         scores = self._score(texts, encoded, names)
         if content_free is not None:
             scores -= self._content_free_scores(content_free, each, encoded, names)
@@ -256,7 +254,7 @@ class Predictor:
         Raises:
             UserError: as `score`, or options that exclude each other.
         """
-        search, sampling = _check_generation(
+        search, sampling = check_search(
             max_new_tokens, temperature, top_k, top_p, seed, beams, length_penalty, stop, on_text
         )
         names = self._names(prompts, texts)
@@ -295,7 +293,7 @@ class Predictor:
 
     def input_lengths(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text as the model reads it, without the prompt."""
-        return [len(row) for row in self._encode(texts)]
+        return [len(row) for row in encode_texts(texts, self.model)]
 
     def longest_input(self, prompt: str, answer_length: int) -> int | None:
         """Tokens that a text may have with this prompt and an answer; None: no limit."""
@@ -303,20 +301,6 @@ class Predictor:
         return None if limit is None else limit - self.prompts[prompt].length - answer_length
 
     # --------------------------------------------------------------------------- the rows
-
-    def _encode(self, texts: Texts) -> list[list[int]]:
-        """The ids of texts; those of texts that are ids already."""
-        if all(isinstance(text, str) for text in texts):
-            words: Any = texts
-            return encode_inputs(words, self.model.tokenizer, self.model.config)[0]
-        rows: list[Any] = [list(text) for text in texts]
-        for i, row in enumerate(rows):
-            size = self.model.config.vocab_size
-            if not row or not all(isinstance(t, int | np.integer) and 0 <= t < size for t in row):
-                raise UserError(
-                    f"Input {i} (counted from 0) is no text and no ids below {size}; mend it."
-                )
-        return rows
 
     def _names(self, prompts: str | Sequence[str] | None, texts: Texts) -> list[str]:
         """The name of each text's prompt."""
@@ -351,7 +335,7 @@ class Predictor:
             **more: arrays `[texts, ...]` that rows take their part of.
         """
         config = self.model.config
-        rows = self._encode(texts)
+        rows = encode_texts(texts, self.model)
         longest = None
         if config.max_positions is not None:
             for row, name in zip(rows, names, strict=True):
@@ -372,17 +356,6 @@ class Predictor:
                 **{name: values[index] for name, values in more.items()},
             }
             yield jax.device_put(batch, self._by_row), index
-
-    def _encode_choices(self, each: Sequence[Sequence[str]]) -> list[list[list[int]]]:
-        """The ids of each text's choices; a list of choices that comes again is encoded once."""
-        known: dict[tuple[str, ...], list[list[int]]] = {}
-        for choices in each:
-            key = tuple(choices)
-            if key not in known:
-                if isinstance(choices, str):
-                    raise UserError(f"The choices {choices!r} are a string; give lists of strings.")
-                known[key] = encode_choices(key, self.model.tokenizer, self.model.config)
-        return [known[tuple(choices)] for choices in each]
 
     def _score(
         self,
@@ -441,33 +414,3 @@ def _devices(count: int | None) -> list[Device]:
             f"A Predictor was asked for {count} devices, but this machine has {len(devices)}."
         )
     return devices[:count]
-
-
-def _check_generation(
-    max_new_tokens: int,
-    temperature: float | None,
-    top_k: int | None,
-    top_p: float | None,
-    seed: int,
-    beams: int,
-    length_penalty: float,
-    stop: Sequence[str],
-    on_text: Callable[[int, str], None] | None,
-) -> tuple[Search, Numbers]:
-    """The way to decode, or a UserError where the options make none."""
-    if max_new_tokens < 1:
-        raise UserError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
-    if beams < 1:
-        raise UserError(f"beams is {beams}; it must be at least 1.")
-    if isinstance(stop, str) or not all(stop):
-        raise UserError(f"stop is {stop!r}; give a list of strings that are not empty.")
-    if not 0 <= seed < 2**31:
-        raise UserError(f"seed is {seed}; it must be at least 0 and below 2**31.")
-    sampled = not (temperature is None and top_k is None and top_p is None)
-    if sampled:
-        temperature = 1.0 if temperature is None else temperature
-        check_sampling(temperature, top_k, top_p)
-    if beams > 1 and (sampled or stop or on_text is not None):
-        raise UserError("A beam search neither draws, streams nor stops; leave out beams.")
-    search = Search(max_new_tokens, sampled, top_k, top_p is not None, beams, length_penalty)
-    return search, Numbers(seed, temperature or 1.0, 1.0 if top_p is None else top_p)

@@ -6,16 +6,19 @@ What can be refused before the model's weights are read is refused here.
 import argparse
 import dataclasses
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from softprompt_jax.config import ModelOptions, ParallelOptions, RunConfig
+from softprompt_jax.command_line import load_command_config
+from softprompt_jax.config import ModelOptions, ParallelOptions, RunConfig, TaskOptions
 from softprompt_jax.errors import UserError
+from softprompt_jax.exchange import read_prompt
 from softprompt_jax.inference.predictor import Predictor
 from softprompt_jax.inference.serving_layout import serving_layout
-from softprompt_jax.models import resolve_model
+from softprompt_jax.models import LanguageModel, resolve_model
 from softprompt_jax.models.loading import ModelFiles
 from softprompt_jax.prompts.soft_prompt import SoftPrompt
 from softprompt_jax.training.parallel import MESH_AXES, Layout
@@ -80,14 +83,7 @@ class Opened:
             prompts: what the predictor is to have; None: the prompts that were opened.
         """
         model = self.files.load(self.dtype, self.layout.sharding)
-        for name, prompt in self.prompts.items():
-            trained_on = prompt.card.get("model_fingerprint", model.fingerprint)
-            if trained_on != model.fingerprint:
-                print(
-                    f"warning: prompt {name} was trained on {prompt.card.get('model')} with other "
-                    f"weights than those of {model.name}; expect poor answers.",
-                    file=sys.stderr,
-                )
+        warn_of_other_weights(self.prompts, model)
         return Predictor(
             model,
             self.prompts if prompts is None else prompts,
@@ -101,7 +97,7 @@ def open_prompts(options: argparse.Namespace, folders: dict[str, Path]) -> Opene
 
     Args:
         options: those of `add_model_options`.
-        folders: of the prompts by name.
+        folders: of the prompts by name; also what else `read_prompt` takes.
 
     Raises:
         UserError: a folder holds no prompt, the prompts name no common model and none is given,
@@ -112,16 +108,9 @@ def open_prompts(options: argparse.Namespace, folders: dict[str, Path]) -> Opene
     here = jax.local_device_count()
     if options.devices is not None and not 1 <= options.devices <= here:
         raise UserError(f"--devices is {options.devices}, but this machine has {here}.")
-    prompts = {name: SoftPrompt.load(folder) for name, folder in folders.items()}
-    name = options.model if options.model is not None else common_fact(prompts, "model")
-    files = resolve_model(name)
-    for each, prompt in prompts.items():
-        try:
-            prompt.check_fits(files.config, name)
-        except UserError as error:
-            raise UserError(f"Prompt {each} does not fit: {error}") from None
+    prompts, files = read_prompts(folders, options.model)
     platform = jax.local_devices()[0].platform
-    dtype = resolve_dtype(RunConfig(model=ModelOptions(name=name, dtype=options.dtype)), platform)
+    dtype = resolve_dtype(RunConfig(model=ModelOptions(dtype=options.dtype)), platform)
     parallel = ParallelOptions(
         **{name: getattr(options, name) for name in ("devices", "layout", *MESH_AXES)}
     )
@@ -130,6 +119,69 @@ def open_prompts(options: argparse.Namespace, folders: dict[str, Path]) -> Opene
     except UserError as error:  # the options are those of a run, which have a longer name there
         raise UserError(str(error).replace("--parallel.", "--")) from None
     return Opened(prompts, files, dtype, options.batch_size, layout)
+
+
+def read_prompts(
+    sources: Mapping[str, str | Path], model: str | None
+) -> tuple[dict[str, SoftPrompt], ModelFiles]:
+    """The prompts, and the model that they are for, whose weights are not read yet.
+
+    Args:
+        sources: by name, as `read_prompt` takes them.
+        model: its name; None: the one that the prompts name.
+
+    Raises:
+        UserError: there is no such prompt, the prompts name no common model and none is given, or
+            the model is not found or has another width.
+    """
+    prompts = {name: read_prompt(source) for name, source in sources.items()}
+    model = model if model is not None else common_fact(prompts, "model")
+    files = resolve_model(model)
+    for name, prompt in prompts.items():
+        try:
+            prompt.check_fits(files.config, model)
+        except UserError as error:
+            raise UserError(f"Prompt {name} does not fit: {error}") from None
+    return prompts, files
+
+
+def warn_of_other_weights(prompts: Mapping[str, SoftPrompt], model: LanguageModel) -> None:
+    """Tells on standard error which prompts were trained on other weights."""
+    for name, prompt in prompts.items():
+        trained_on = prompt.card.get("model_fingerprint", model.fingerprint)
+        if trained_on != model.fingerprint:
+            print(
+                f"warning: prompt {name} was trained on {prompt.card.get('model')} with other "
+                f"weights than those of {model.name}; what comes out means little.",
+                file=sys.stderr,
+            )
+
+
+def task_options(
+    name: str | None, rest: Sequence[str], prompts: Mapping[str, SoftPrompt]
+) -> TaskOptions:
+    """A task's options, from a recipe and the command line.
+
+    Args:
+        name: of the task; None: the recipe's, or that of the prompts.
+        rest: the command's arguments that are not its own.
+        prompts: by name.
+
+    Raises:
+        UserError: an option is neither --config nor the task's, or the prompts name no common task
+            and none is given.
+    """
+    given = [argument[2:].split("=")[0] for argument in rest if argument.startswith("--")]
+    for option in given:
+        if option != "config" and not option.startswith("task."):
+            raise UserError(
+                f"There is no option --{option}; beside those of --help there are --config and "
+                "the task's, such as --task.evaluation."
+            )
+    if name is None and "config" not in given and "task.name" not in given:
+        name = common_fact(prompts, "task")
+    named = [] if name is None else ["--task.name", name]
+    return load_command_config([*named, *rest]).task
 
 
 def parse_prompts(text: str, named: bool) -> dict[str, Path]:
@@ -179,7 +231,7 @@ def check_least(options: argparse.Namespace, **least: int) -> None:
             raise UserError(f"--{told} is {value}; it must be at least {smallest}.")
 
 
-def common_fact(prompts: dict[str, SoftPrompt], name: str) -> str:
+def common_fact(prompts: Mapping[str, SoftPrompt], name: str) -> str:
     """A text that the cards of all prompts agree on, such as their model or task.
 
     Raises:
