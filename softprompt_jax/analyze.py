@@ -30,6 +30,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from softprompt_jax import figures
 from softprompt_jax.analysis import (
     command_options,
     labels,
@@ -84,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
         if getattr(given, name, None) is not None:
             _check_free(name, Path(getattr(given, name)))
     if getattr(given, "png", None) is not None:
-        plots.check_installed()
+        figures.check_installed()
     _COMMANDS[given.what][2](given)
     return 0
 

@@ -1,41 +1,22 @@
-"""The reports of analyses as figures; needs matplotlib, and no display."""
+"""The reports of analyses as figures."""
 
-import importlib.util
-import os
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from softprompt_jax.errors import UserError
+from softprompt_jax import figures
 
 _INCH = 3.6  # height of one row of axes
-
-
-def check_installed() -> None:
-    """Refuses to plot without matplotlib, before anything is computed.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError(
-            "A figure needs matplotlib, which is not installed; run "
-            "pip install 'softprompt-jax[plots]', or leave out --png."
-        )
 
 
 def save_png(report: Mapping[str, Any], path: Path) -> None:
     """Draws the report of any analysis into a PNG file, which is whole or absent.
 
     Raises:
-        UserError: as `check_installed`.
+        UserError: matplotlib is not installed.
     """
-    check_installed()
-    import matplotlib
-
     kinds: dict[str, Callable[[Any, Mapping[str, Any]], None]] = {
         "neighbours": _neighbours,
         "labels": _labels,
@@ -43,21 +24,8 @@ def save_png(report: Mapping[str, Any], path: Path) -> None:
         "waywardness": _waywardness,
         "trajectory": _trajectory,
     }
-    # Names and labels are anybody's: no formulas in them, and fonts lack some of their letters.
-    with warnings.catch_warnings(), matplotlib.rc_context({"text.parse_math": False}):
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(10, _INCH), layout="constrained")
-        FigureCanvasAgg(figure)
-        kinds[report["analysis"]](figure, report)
-        fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            figure.savefig(fresh, format="png", dpi=150)
-            os.replace(fresh, path)
-        finally:
-            fresh.unlink(missing_ok=True)
+    draw = kinds[report["analysis"]]
+    figures.save_png(path, lambda figure: draw(figure, report), (10, _INCH))
 
 
 def _neighbours(figure: Any, report: Mapping[str, Any]) -> None:

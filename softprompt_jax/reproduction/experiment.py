@@ -1,0 +1,175 @@
+"""What an experiment is, the sweep that most of them are, and how one is run and kept."""
+
+import dataclasses
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from softprompt_jax.figures import check_installed
+from softprompt_jax.files import write_text
+from softprompt_jax.reproduction import figures
+from softprompt_jax.reproduction.grid import Cell, Outcome, Point, make_cells, run_cells
+from softprompt_jax.reproduction.presets import Changes, Preset, Size
+from softprompt_jax.reproduction.results import (
+    Published,
+    Result,
+    as_markdown,
+    commonest_label_score,
+    describe_data,
+    describe_models,
+    describe_run,
+    notes_on,
+    scores,
+    to_json,
+    write_json,
+)
+
+NO_NUMBERS = "The paper's figure prints no numbers: compare its shape."
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """Where and how an experiment runs.
+
+    Attributes:
+        preset: the scale, with the family's folder filled in.
+        folder: of all results and runs.
+        workers: processes that share the runs.
+        say: is told how far it is; None: nobody.
+        command: that asked for it, to stand beside the numbers.
+    """
+
+    preset: Preset
+    folder: Path
+    workers: int = 1
+    say: Callable[[str], None] | None = None
+    command: str = ""
+
+    def run(self, points: Sequence[Point]) -> tuple[list[Cell], list[Outcome]]:
+        """Runs points on the preset's tasks and seeds."""
+        cells = make_cells(self.preset, points, self.folder)
+        return cells, run_cells(cells, self.workers, self.say)
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A figure or table of the paper.
+
+    Attributes:
+        name: on the command line.
+        title: what is compared.
+        item: of the paper, as "figure 3(a)".
+        finding: what the paper says of it, in a sentence.
+        compute: makes the numbers.
+        draw: draws them.
+        needs_the_papers: it needs data sets that only the paper's preset has.
+    """
+
+    name: str
+    title: str
+    item: str
+    finding: str
+    compute: Callable[[Context], Result]
+    draw: figures.Draw
+    needs_the_papers: bool = False
+
+    def run(self, context: Context) -> dict[str, Any]:
+        """Computes the numbers and writes `<preset>/<name>` as `.json`, `.md` and `.png`.
+
+        Returns:
+            What the JSON file holds.
+
+        Raises:
+            UserError: something is missing that the preset needs.
+        """
+        check_installed()
+        result = self.compute(context)
+        facts = {
+            "experiment": self.name,
+            "title": self.title,
+            "item": self.item,
+            "reference": f"Lester, Al-Rfou, Constant 2021 (arXiv 2104.08691), {self.item}",
+            "finding": self.finding,
+            "preset": context.preset.name,
+            "about": context.preset.about,
+            "command": context.command,
+        }
+        told = to_json(facts, result)
+        folder = context.folder / context.preset.name
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / f"{self.name}.json", told)
+        write_text(folder / f"{self.name}.md", as_markdown(told))
+        figures.draw_png(folder / f"{self.name}.png", self.draw, told)
+        return told
+
+
+def of_size(size: Size, changes: Changes) -> Changes:
+    """The changes that make a preset's recipe a size's, then others."""
+    return {**size.changes, "model.name": size.model, **changes}
+
+
+def sweep(
+    *,
+    name: str,
+    title: str,
+    item: str,
+    finding: str,
+    axis: str,
+    ordered: bool,
+    points: Callable[[Preset], Sequence[Point]],
+    published: Callable[[Any, Any], Published | None] = lambda size, value: None,
+    notes: Sequence[str] = (NO_NUMBERS,),
+) -> Experiment:
+    """An experiment that scores models over the values of one axis.
+
+    Args:
+        name: as of `Experiment`, like `title`, `item` and `finding`.
+        title: likewise.
+        item: likewise.
+        finding: likewise.
+        axis: the coordinate beside "size".
+        ordered: whether its values have an order.
+        points: of a preset.
+        published: from a size's label and a value of the axis to the paper's score; used where
+            the preset is the paper's.
+        notes: for the reader.
+    """
+
+    def compute(context: Context) -> Result:
+        preset = context.preset
+        cells, outcomes = context.run(points(preset))
+        among = [options.name for options in preset.tasks]
+        rows = scores(cells, outcomes, among)
+        if preset.is_the_papers:
+            rows = [
+                dataclasses.replace(
+                    row, paper=published(row.coordinates["size"], row.coordinates[axis])
+                )
+                for row in rows
+            ]
+        return Result(
+            rows,
+            unit=score_unit(preset),
+            runs=[describe_run(*each) for each in zip(cells, outcomes, strict=True)],
+            models=describe_models(cells),
+            data=describe_data(preset),
+            baseline=commonest_label_score(preset),
+            notes=[*notes, *notes_on(cells, outcomes)],
+        )
+
+    return Experiment(name, title, item, finding, compute, figures.by_size(axis, ordered))
+
+
+def score_unit(preset: Preset) -> str:
+    """What a score is, with its unit."""
+    if preset.is_the_papers:
+        return "SuperGLUE score (%)"
+    return "accuracy (%)" if len(preset.tasks) == 1 else "mean score (%)"
+
+
+def command_line(name: str, preset: str, workdir: str, family: str | None) -> str:
+    """The command that makes a result again."""
+    family_option = [] if family is None else ["--family", family]
+    words = ["python", "-m", "softprompt_jax.reproduce", name, "--preset", preset]
+    return shlex.join([*words, "--workdir", workdir, *family_option])

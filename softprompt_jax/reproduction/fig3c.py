@@ -1,0 +1,59 @@
+"""Figure 3(c): what the frozen model was pre-trained to do.
+
+The middle setting puts a sentinel before each target, so that a model that has only ever filled in
+spans is asked for what it knows to give. Models write their answers, as everywhere in the paper:
+what is wrong with span-corrupted ones is that they do not write labels.
+"""
+
+from softprompt_jax.errors import UserError
+from softprompt_jax.reproduction.experiment import NO_NUMBERS, of_size, sweep
+from softprompt_jax.reproduction.grid import Point
+from softprompt_jax.reproduction.presets import Preset
+
+SENTINEL = "<extra_id_0> "
+
+WRITTEN = {"task.evaluation": "generate"}
+"""Of tasks that are scored by the likeliest label otherwise; the paper's are not."""
+
+AXIS = "pre-training objective"
+
+
+def points(preset: Preset) -> list[Point]:
+    """Every size, span-corrupted only, the same with a sentinel, and LM-adapted.
+
+    Raises:
+        UserError: the preset has no models without LM adaptation.
+    """
+    found = []
+    for size in preset.sizes:
+        if size.corrupted is None:
+            raise UserError(
+                f"fig3c needs {size.label} without LM adaptation; add it to the preset."
+            )
+        corrupted = {"model.name": size.corrupted}
+        for objective, changes in (
+            ("span corruption", corrupted),
+            ("span corruption + sentinel", {**corrupted, "task.target_prefix": SENTINEL}),
+            ("LM adaptation", {}),
+        ):
+            judged = {} if preset.is_the_papers else WRITTEN
+            at = {"size": size.label, AXIS: objective}
+            found.append(Point(at, of_size(size, {**judged, **changes})))
+    return found
+
+
+EXPERIMENT = sweep(
+    name="fig3c",
+    title="Pre-training objective",
+    item="figure 3(c)",
+    finding="LM adaptation is best at all sizes; a sentinel hardly helps span-corrupted models, of "
+    "which only two of five sizes work at all, and Small beats Base, Large and XL.",
+    axis=AXIS,
+    ordered=False,
+    points=points,
+    notes=(
+        NO_NUMBERS,
+        "The models write their answers greedily; one that is no label counts as wrong, so a score "
+        "may be lower than that of guessing.",
+    ),
+)

@@ -1,0 +1,69 @@
+"""Figure 3(d): for how many steps the frozen model was LM-adapted."""
+
+from pathlib import Path
+
+from softprompt_jax.errors import UserError
+from softprompt_jax.pretraining.config import PretrainConfig
+from softprompt_jax.reproduction.experiment import of_size, sweep
+from softprompt_jax.reproduction.grid import Point
+from softprompt_jax.reproduction.presets import Preset
+
+SHARES = (0.0, 0.1, 0.5, 1.0)
+"""Of all steps of LM adaptation: the paper's 0, 10K, 50K and 100K."""
+
+AXIS = "LM adaptation (% of steps)"
+
+
+def points(preset: Preset) -> list[Point]:
+    """Every size at every stage of its adaptation.
+
+    Raises:
+        UserError: a model of a stage is missing.
+    """
+    found = []
+    for size in preset.sizes:
+        stages = kept_models(size.label, size.adaptation)
+        for share, model in zip(SHARES, stages, strict=True):
+            coordinates = {"size": size.label, AXIS: round(100 * share)}
+            found.append(Point(coordinates, of_size(size, {"model.name": model})))
+    return found
+
+
+def kept_models(label: str, run: str | None) -> list[str]:
+    """The models that a run of LM adaptation kept, for each of `SHARES`.
+
+    Args:
+        label: of the model, for the error.
+        run: the run's folder.
+
+    Raises:
+        UserError: the run or one of the models is missing.
+    """
+    config = Path(run or "") / "config.json"
+    if run is None or not config.is_file():
+        raise UserError(
+            f"fig3d needs {label} as it was along its LM adaptation, but there is no run in "
+            f"{run}; make it with softprompt_jax.pretrain, or name the folder with --family."
+        )
+    steps = PretrainConfig.from_json(config.read_text(encoding="utf-8")).train.steps
+    models = []
+    for share in SHARES:
+        model = Path(run) / "kept" / str(round(share * steps))
+        if not model.is_dir():
+            raise UserError(
+                f"fig3d needs {model}, the model after {share:.0%} of the adaptation, which is not "
+                "there; let the run of softprompt_jax.pretrain end, with --train.keep_steps."
+            )
+        models.append(str(model))
+    return models
+
+
+EXPERIMENT = sweep(
+    name="fig3d",
+    title="Steps of LM adaptation",
+    item="figure 3(d)",
+    finding="Longer adaptation is better, up to the 100,000 steps tried; XXL is robust.",
+    axis=AXIS,
+    ordered=True,
+    points=points,
+)

@@ -1,0 +1,187 @@
+"""Results as figures."""
+
+import itertools
+import math
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from softprompt_jax.figures import save_png
+
+Told = Mapping[str, Any]
+"""The JSON of an experiment."""
+
+Draw = Callable[[Any, Told], None]
+"""Draws a result on an empty matplotlib figure."""
+
+MARKERS = "osD^vP*X"
+
+
+def draw_png(path: Path, draw: Draw, told: Told) -> None:
+    """Draws a result, with its title, into a PNG file, which is whole or absent."""
+
+    def drawn(figure: Any) -> None:
+        draw(figure, told)
+        figure.suptitle(title(told), fontsize=11)
+
+    save_png(path, drawn, (11, 4.4))
+
+
+def title(told: Told) -> str:
+    """What is shown, at which scale, on which data."""
+    facts = [told["data"]] if told["data"] else []
+    if told["runs"]:
+        facts.insert(0, f"preset {told['preset']}")
+    rows = told["rows"]
+    seeds = max((len(row["ours"]["by_seed"]) for row in rows), default=0)
+    if seeds > 1:
+        facts.append(f"bars: standard deviation of {seeds} seeds")
+    return "\n".join([heading(told), *(["; ".join(facts)] if facts else [])])
+
+
+def heading(told: Told) -> str:
+    """The paper's item and what it compares."""
+    return f"{told['item'][0].upper()}{told['item'][1:]}: {told['title']}"
+
+
+def by_size(axis: str, ordered: bool = True) -> Draw:
+    """Draws rows that have a `size` and one more coordinate.
+
+    On the left as in the paper, over the models' parameters with a line for each value of `axis`
+    (left out for a single size); on the right over the values, with a line for each size.
+
+    Args:
+        axis: the other coordinate.
+        ordered: False: its values have no order, so no line joins them.
+    """
+
+    def draw(figure: Any, told: Told) -> None:
+        models = told["models"]
+        place = {
+            (row["coordinates"]["size"], row["coordinates"][axis]): row for row in told["rows"]
+        }
+        values = list(dict.fromkeys(row["coordinates"][axis] for row in told["rows"]))
+        labels = [label for label in models if any(size == label for size, _ in place)]
+        both = figure.subplots(1, 2 if len(labels) > 1 else 1, sharey=True, squeeze=False)[0]
+        if len(labels) > 1:
+            labels.sort(key=lambda label: models[label]["parameters"])
+            for i, value in enumerate(values):
+                there = [label for label in labels if (label, value) in place]
+                x = [models[label]["parameters"] for label in there]
+                _line(both[0], x, [place[label, value] for label in there], str(value), i)
+            size_axis(both[0], models, labels)
+            both[0].set_ylabel(told["unit"])
+            _legend_beside(both[0], axis)
+        for i, label in enumerate(labels):
+            there = [j for j, value in enumerate(values) if (label, value) in place]
+            rows = [place[label, values[j]] for j in there]
+            aside = 0.0 if ordered else 0.08 * (i - (len(labels) - 1) / 2)
+            _line(both[-1], [j + aside for j in there], rows, label, i, "-" if ordered else "")
+        names = [textwrap.fill(str(value), 13) for value in values]
+        both[-1].set_xticks(range(len(values)), names)
+        both[-1].margins(x=0.12)
+        both[-1].set_xlabel(axis)
+        if len(labels) == 1:
+            both[-1].set_ylabel(told["unit"])
+        for axes in both:
+            axes.grid(alpha=0.3)
+            if told["baseline"] is not None:
+                label = "commonest label" if axes is both[-1] else None
+                axes.axhline(told["baseline"], color="grey", linestyle=":", label=label)
+        _legend_beside(both[-1], "model")
+
+    return draw
+
+
+def size_axis(axes: Any, models: Told, labels: Sequence[str]) -> None:
+    """Marks models on a logarithmic axis of parameters."""
+    counts = sorted(models[label]["parameters"] for label in labels)
+    names = {
+        models[label]["parameters"]: f"{label}\n{short(models[label]['parameters'])}"
+        for label in labels
+    }
+    axes.set_xscale("log")
+    places = [math.log(count / counts[0]) for count in counts]
+    gaps = [after - before for before, after in itertools.pairwise(places)]
+    crowded = min(gaps, default=1.0) < 0.2 * (places[-1] or 1.0)
+    axes.set_xticks(
+        counts,
+        [names[count] for count in counts],
+        rotation=35 if crowded else 0,
+        ha="right" if crowded else "center",
+    )
+    axes.minorticks_off()
+    axes.margins(x=0.12)
+    axes.set_xlabel("model and its parameters")
+
+
+def short(count: float) -> str:
+    """A large number with three digits: 77.0M, 11.1B."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if count >= size:
+            return f"{count / size:.3g}{letter}"
+    return f"{count:g}"
+
+
+def plain_numbers(axis: Any) -> None:
+    """Labels a logarithmic axis without powers, which are formulas."""
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
+def _legend_beside(axes: Any, title: str) -> None:
+    axes.legend(title=title, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
+
+
+def _line(
+    axes: Any,
+    x: Sequence[float],
+    rows: Sequence[Told],
+    label: str,
+    number: int,
+    style: str = "-",
+) -> None:
+    drawn = [(at, row["ours"]) for at, row in zip(x, rows, strict=True)]
+    drawn = [(at, ours) for at, ours in drawn if ours["mean"] is not None]
+    axes.errorbar(
+        [at for at, _ in drawn],
+        [ours["mean"] for _, ours in drawn],
+        yerr=[ours["deviation"] or 0.0 for _, ours in drawn],
+        fmt=f"{MARKERS[number % len(MARKERS)]}{style}",
+        color=f"C{number % 10}",
+        capsize=3,
+        markersize=5,
+        label=label,
+    )
+    papers = [(at, row["paper"]) for at, row in zip(x, rows, strict=True) if row["paper"]]
+    if papers:
+        axes.plot(
+            [at for at, _ in papers],
+            [paper["value"] for _, paper in papers],
+            f"{style}-" if style else "_",
+            color=f"C{number % 10}",
+            alpha=0.5,
+            label=f"{label} (published)",
+        )
+
+
+def grouped(group: str, kind: str) -> Draw:
+    """Draws rows of two coordinates: the values of `group` in a row, at each those of `kind`."""
+
+    def draw(figure: Any, told: Told) -> None:
+        axes = figure.subplots()
+        rows = told["rows"]
+        groups = list(dict.fromkeys(row["coordinates"][group] for row in rows))
+        kinds = list(dict.fromkeys(row["coordinates"][kind] for row in rows))
+        for i, each in enumerate(kinds):
+            own = [row for row in rows if row["coordinates"][kind] == each]
+            aside = 0.12 * (i - (len(kinds) - 1) / 2)
+            x = [groups.index(row["coordinates"][group]) + aside for row in own]
+            _line(axes, x, own, str(each), i, "")
+        axes.set_xticks(range(len(groups)), [textwrap.fill(str(each), 16) for each in groups])
+        axes.set_xlim(-0.5, len(groups) - 0.5)
+        axes.set(xlabel=group, ylabel=told["unit"])
+        _legend_beside(axes, kind)
+        axes.grid(alpha=0.3, axis="y")
+
+    return draw

@@ -1,0 +1,324 @@
+"""A grid of runs: each a config with a folder of its own, so that none is ever run twice.
+
+A run's folder is named after all that decides what it computes. So equal runs of several
+experiments are one run, a finished one is known by its `result.json`, a killed one goes on where it
+was, and one whose recipe was changed is another one.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import re
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import filelock
+import jax
+
+from softprompt_jax.compile_cache import use_compile_cache
+from softprompt_jax.config import RunConfig, TaskOptions, flatten
+from softprompt_jax.config_checks import check
+from softprompt_jax.errors import UserError
+from softprompt_jax.files import write_text
+from softprompt_jax.models import resolve_model
+from softprompt_jax.reproduction.presets import Changes, Preset
+from softprompt_jax.training.loop import DivergedError
+from softprompt_jax.training.setup import start_words, tasks_from_options
+from softprompt_jax.training.tuning import train
+from softprompt_jax.training.workdir import MAY_DIFFER
+
+# What does not decide what a run's numbers are. A longer run is another one here: its best step
+# may be a later one.
+_IRRELEVANT = MAY_DIFFER - {"train.steps", "train.keep_steps"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A point of a figure or table; it is run on each task with each seed.
+
+    Attributes:
+        coordinates: what the point is, by name, in the order of tables.
+        changes: of the preset's recipe.
+        tasks: one run each; None: the preset's.
+        seeds: None: the preset's.
+    """
+
+    coordinates: Mapping[str, Any]
+    changes: Changes = dataclasses.field(default_factory=dict)
+    tasks: tuple[TaskOptions, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One run.
+
+    Attributes:
+        coordinates: of its point.
+        config: with its folder.
+        note: what is not as the point asks for, and why; "" for nothing.
+    """
+
+    coordinates: Mapping[str, Any]
+    config: RunConfig
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        metrics: of its best step, by split and name; empty if it diverged.
+        told: all of `result.json`.
+        diverged: the sentence that told so; None: the run is finished.
+    """
+
+    metrics: Mapping[str, float]
+    told: Mapping[str, Any]
+    diverged: str | None = None
+
+
+def replaced(config: RunConfig, changes: Changes) -> RunConfig:
+    """The config with some options replaced, by dotted name.
+
+    Raises:
+        UserError: there is no such option.
+    """
+    for name, value in changes.items():
+        group, _, option = name.rpartition(".")
+        try:
+            if group:
+                part = dataclasses.replace(getattr(config, group), **{option: value})
+                config = dataclasses.replace(config, **{group: part})
+            else:
+                config = dataclasses.replace(config, **{option: value})
+        except (AttributeError, TypeError):
+            raise UserError(f"A run has no option {name}; correct the preset.") from None
+    return config
+
+
+def make_cells(preset: Preset, points: Iterable[Point], folder: Path) -> list[Cell]:
+    """The runs of some points, checked.
+
+    Args:
+        preset: gives recipe, tasks and seeds.
+        points: of an experiment.
+        folder: that has the folders of all runs, in `runs`.
+
+    Raises:
+        UserError: an option that no run can have, or a task whose data cannot be read here.
+    """
+    cells = []
+    for point in points:
+        for task in preset.tasks if point.tasks is None else point.tasks:
+            for seed in preset.seeds if point.seeds is None else point.seeds:
+                config = dataclasses.replace(preset.recipe, task=task, seed=seed)
+                config, note = _with_a_start_that_fits(replaced(config, point.changes))
+                cache = config.task.cache_dir or str(folder / "tokens")
+                config = replaced(config, {"task.cache_dir": cache})
+                config = replaced(config, {"workdir": str(folder / "runs" / _folder_name(config))})
+                check(config)
+                cells.append(Cell(point.coordinates, config, note))
+    return cells
+
+
+def _with_a_start_that_fits(config: RunConfig) -> tuple[RunConfig, str]:
+    """A prompt that has fewer positions than the task has labels starts from sampled vocabulary."""
+    tuned = config.train.method == "model_tuning"
+    words = start_words(tasks_from_options(config.task))
+    if tuned or config.prompt.init != "class_labels" or len(words) <= config.prompt.length:
+        return config, ""
+    note = (
+        f"A prompt of length {config.prompt.length} has no room for the {len(words)} labels of "
+        f"{config.task.name} and starts from sampled vocabulary; the paper does not tell what it "
+        "did."
+    )
+    return replaced(config, {"prompt.init": "sampled_vocab"}), note
+
+
+def _folder_name(config: RunConfig) -> str:
+    """A name that is readable, and differs where a run's numbers may."""
+    relevant = {k: v for k, v in flatten(config).items() if k not in _IRRELEVANT}
+    digest = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:10]
+    parts = [*Path(config.model.name).parts[-2:], config.task.name, f"seed{config.seed}", digest]
+    return "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts)
+
+
+# ------------------------------------------------------------------------------------- running
+
+
+def run_cells(
+    cells: Sequence[Cell], workers: int = 1, say: Callable[[str], None] | None = None
+) -> list[Outcome]:
+    """Runs what is not finished yet.
+
+    Args:
+        cells: of one or more points; equal ones are run once.
+        workers: processes that share the runs. Each has all devices, so more than one is for CPU.
+        say: is told how far it is; None: nobody.
+
+    Returns:
+        The outcome of each cell, in order.
+
+    Raises:
+        UserError: a model is not found, or workers are asked for where devices cannot be shared.
+        KeyboardInterrupt: a run was told to stop; the next call goes on.
+    """
+    tell = say or (lambda _: None)
+    if workers > 1 and jax.default_backend() != "cpu":
+        raise UserError(
+            f"--workers {workers} would share one {jax.default_backend()} between processes; "
+            "leave it out."
+        )
+    configs = {cell.config.workdir: cell.config for cell in cells}
+    outcomes = {folder: outcome for folder in configs if (outcome := _finished(Path(folder)))}
+    left = [config for folder, config in configs.items() if folder not in outcomes]
+    for name in dict.fromkeys(config.model.name for config in left):
+        resolve_model(name)
+    if left:
+        tell(f"{len(configs)} runs, {len(outcomes)} of them finished before.")
+    run = _run_here if workers == 1 else _run_in_workers
+    for config, outcome in run(left, workers):
+        outcomes[config.workdir] = outcome
+        told = outcome.diverged or ", ".join(
+            f"{name} {value:.3f}" for name, value in outcome.metrics.items()
+        )
+        tell(f"[{len(outcomes)}/{len(configs)}] {Path(config.workdir).name}: {told}")
+    return [outcomes[cell.config.workdir] for cell in cells]
+
+
+def run_one(config: RunConfig) -> Outcome:
+    """Runs a config, or goes on with it; waits if another process is at it.
+
+    Raises:
+        UserError: as `train`.
+        KeyboardInterrupt: it was told to stop.
+    """
+    folder = Path(config.workdir)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):
+        try:
+            result = train(config)
+        except DivergedError as error:
+            return Outcome({}, {"seed": config.seed}, str(error))
+        finally:
+            jax.clear_caches()  # or the memory of a long grid fills with compiled functions
+        if not result.finished:
+            raise KeyboardInterrupt
+        if config.train.method == "model_tuning":  # as large as the model; nothing reads them
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    outcome = _finished(folder)
+    assert outcome is not None
+    return outcome
+
+
+def _finished(folder: Path) -> Outcome | None:
+    """The outcome of a run that took all its steps."""
+    try:
+        told = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return Outcome(told["metrics"], told)
+
+
+def _run_here(configs: Sequence[RunConfig], _: int) -> Iterable[tuple[RunConfig, Outcome]]:
+    for config in configs:
+        yield config, run_one(config)
+
+
+def _run_in_workers(
+    configs: Sequence[RunConfig], workers: int
+) -> Iterable[tuple[RunConfig, Outcome]]:
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), _start_worker
+    ) as pool:
+        try:
+            futures = {pool.submit(run_one, config): config for config in configs}
+            for future in concurrent.futures.as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool:
+            raise RuntimeError(
+                "A worker was killed, perhaps for want of memory; the same command goes on, "
+                "perhaps with fewer --workers."
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    os.environ["CI"] = "1"  # no progress bars: those of several workers would mix
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    use_compile_cache()
+    # The pool's own workers would wait for ever for a parent that was killed.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def kept(path: Path, facts: Any, make: Callable[[], Any]) -> Any:
+    """What `make` gave the last time for the same facts, or gives now.
+
+    Args:
+        path: of the JSON file that keeps it.
+        facts: JSON-able; all that decides what comes out.
+        make: gives something JSON-able.
+    """
+    facts = json.loads(json.dumps(facts))
+    with contextlib.suppress(FileNotFoundError):
+        told = json.loads(path.read_text(encoding="utf-8"))
+        if told["facts"] == facts:
+            return told["result"]
+    result = json.loads(json.dumps(make()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps({"facts": facts, "result": result}) + "\n")
+    return result
+
+
+# ---------------------------------------------------------------------------------------- scores
+
+
+def tell_on_stderr(message: str) -> None:
+    """The `say` of the command."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def task_scores(options: TaskOptions, metrics: Mapping[str, float]) -> dict[str, float]:
+    """The score of each task of a run, in percent.
+
+    It is the mean of the task's metrics on its test split, which chose nothing; where there is none
+    (SuperGLUE), on the validation split, as in the paper.
+
+    Args:
+        options: the run's tasks.
+        metrics: of its best step.
+    """
+    tasks = tasks_from_options(options)
+    scores = {}
+    for task in tasks:
+        split = scored_split(task.splits)
+        place = f"{split}/{task.name}" if len(tasks) > 1 else split
+        scores[task.name] = 100 * task.main_value(
+            {metric: metrics[f"{place}/{metric}"] for metric in task.metrics}
+        )
+    return scores
+
+
+def scored_split(splits: Sequence[str]) -> str:
+    """The split that a task's score is of."""
+    return "test" if "test" in splits else "validation"

@@ -1,0 +1,315 @@
+"""What an experiment found: rows of numbers beside the paper's, as JSON and Markdown."""
+
+import dataclasses
+import json
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from softprompt_jax.files import write_text
+from softprompt_jax.models.families import parameter_count
+from softprompt_jax.models.known_shapes import model_config
+from softprompt_jax.reproduction.figures import heading
+from softprompt_jax.reproduction.grid import Cell, Outcome, scored_split, task_scores
+from softprompt_jax.reproduction.presets import Preset
+from softprompt_jax.training.setup import tasks_from_options
+from softprompt_jax.training.workdir import versions
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """A number, or a mean over seeds.
+
+    Attributes:
+        mean: of the seeds that have a value; None where none has.
+        deviation: standard deviation over the seeds (over n - 1); None of fewer than two.
+        by_seed: the value of each seed, None of one that diverged; empty for a number that has no
+            seeds.
+        by_task: the mean of each task over the seeds, where the value is a mean over tasks.
+    """
+
+    mean: float | None
+    deviation: float | None = None
+    by_seed: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
+    by_task: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    @staticmethod
+    def of(by_seed: Mapping[Any, float | None], **more: Any) -> "Value":
+        """The mean over seeds."""
+        there = [value for value in by_seed.values() if value is not None]
+        return Value(
+            statistics.fmean(there) if there else None,
+            statistics.stdev(there) if len(there) > 1 else None,
+            {str(seed): value for seed, value in by_seed.items()},
+            **more,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A number of the paper's, or of another source that stands for it.
+
+    Attributes:
+        value: in the unit of the row.
+        source: where it stands.
+        deviation: if it is told.
+    """
+
+    value: float
+    source: str
+    deviation: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A number of ours, what it is of, and the paper's."""
+
+    coordinates: Mapping[str, Any]
+    ours: Value
+    paper: Published | None = None
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus the paper's."""
+        if self.paper is None or self.ours.mean is None:
+            return None
+        return self.ours.mean - self.paper.value
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What an experiment found.
+
+    Attributes:
+        rows: the numbers.
+        unit: of them.
+        decimals: to print.
+        runs: JSON-able, one a run: its coordinates, folder, config, seed, versions and metrics.
+        models: JSON-able, by label: the models' names and their number of parameters.
+        data: what the numbers were measured on.
+        baseline: the score of always giving the commonest label, if the rows are scores that it
+            can be told for.
+        notes: what a reader has to know.
+    """
+
+    rows: list[Row]
+    unit: str
+    decimals: int = 1
+    runs: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    models: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    data: str = ""
+    baseline: float | None = None
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+def scores(cells: Sequence[Cell], outcomes: Sequence[Outcome], among: Sequence[str]) -> list[Row]:
+    """The mean score of each point, in percent, and its standard deviation over the seeds.
+
+    A seed counts where all its tasks have a score.
+
+    Args:
+        cells: of all points.
+        outcomes: of the cells.
+        among: names of the tasks that the mean is taken over.
+    """
+    points: dict[str, tuple[Mapping[str, Any], dict[int, dict[str, float] | None]]] = {}
+    for cell, outcome in zip(cells, outcomes, strict=True):
+        key = json.dumps(dict(cell.coordinates))
+        _, by_seed = points.setdefault(key, (cell.coordinates, {}))
+        seed = cell.config.seed
+        so_far = by_seed.setdefault(seed, {})
+        if outcome.diverged is not None:
+            by_seed[seed] = None
+        elif so_far is not None:
+            so_far |= task_scores(cell.config.task, outcome.metrics)
+    rows = []
+    for coordinates, by_seed in points.values():
+        means = {
+            seed: None if each is None else statistics.fmean(each[name] for name in among)
+            for seed, each in by_seed.items()
+        }
+        whole = [each for each in by_seed.values() if each is not None]
+        by_task = {name: statistics.fmean(e[name] for e in whole) for name in among if whole}
+        rows.append(Row(coordinates, Value.of(means, by_task=by_task)))
+    return rows
+
+
+def describe_run(cell: Cell, outcome: Outcome) -> dict[str, Any]:
+    """A run as the JSON of an experiment has it."""
+    return {
+        "coordinates": dict(cell.coordinates),
+        "folder": cell.config.workdir,
+        "seed": cell.config.seed,
+        "diverged": outcome.diverged,
+        **{name: value for name, value in outcome.told.items() if name != "seed"},
+        "config": dataclasses.asdict(cell.config),
+    }
+
+
+def notes_on(cells: Sequence[Cell], outcomes: Sequence[Outcome]) -> list[str]:
+    """What happened in runs that a reader has to know."""
+    notes = [cell.note for cell in cells if cell.note]
+    for cell, outcome in zip(cells, outcomes, strict=True):
+        if outcome.diverged is not None:
+            notes.append(f"{_spelled(cell.coordinates)}, seed {cell.config.seed} diverged.")
+    return list(dict.fromkeys(notes))
+
+
+def describe_models(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
+    """Names and number of parameters of the models of runs, by the label of their size."""
+    told: dict[str, dict[str, Any]] = {}
+    for cell in cells:
+        name = cell.config.model.name
+        label = cell.coordinates.get("size", name)
+        if label not in told:
+            told[label] = {"names": [], "parameters": parameter_count(model_config(name))}
+        if name not in told[label]["names"]:
+            told[label]["names"].append(name)
+    return told
+
+
+def describe_data(preset: Preset) -> str:
+    """The tasks of a preset and the splits that scores are of, in words."""
+    tasks = [tasks_from_options(options)[0] for options in preset.tasks]
+    splits = {scored_split(task.splits) for task in tasks}
+    if preset.is_the_papers:
+        return "SuperGLUE, validation"
+    return ", ".join(task.name for task in tasks) + ", " + " and ".join(sorted(splits))
+
+
+def commonest_label_score(preset: Preset) -> float | None:
+    """The score of always giving the commonest label, in percent, as a mean over the tasks.
+
+    None for the paper's tasks, and where one of the tasks is not judged by its accuracy alone.
+    """
+    if preset.is_the_papers:
+        return None
+    shares = []
+    for options in preset.tasks:
+        (task,) = tasks_from_options(options)
+        if not task.labels or task.metrics != ("accuracy",):
+            return None
+        answers = Counter(
+            reference.answers[0]
+            for example in task.split(scored_split(task.splits))
+            for _, reference in task.evaluation_rows(example)
+        )
+        shares.append(100 * max(answers.values()) / answers.total())
+    return statistics.fmean(shares)
+
+
+# --------------------------------------------------------------------------------------- as files
+
+
+def to_json(facts: Mapping[str, Any], result: Result) -> dict[str, Any]:
+    """JSON-able: the facts of the experiment, then all that it found."""
+    rows = [
+        {
+            "coordinates": dict(row.coordinates),
+            "ours": dataclasses.asdict(row.ours),
+            "paper": None if row.paper is None else dataclasses.asdict(row.paper),
+            "difference": row.difference,
+        }
+        for row in result.rows
+    ]
+    rest = {
+        field.name: getattr(result, field.name)
+        for field in dataclasses.fields(result)
+        if field.name != "rows"
+    }
+    return {**facts, "versions": versions(), "rows": rows, **rest}
+
+
+def write_json(path: Path, told: Mapping[str, Any]) -> None:
+    """Writes the file whole or not at all."""
+    write_text(path, json.dumps(told, indent=1) + "\n")
+
+
+def as_markdown(told: Mapping[str, Any]) -> str:
+    """The table of an experiment, from its JSON, with what is needed to read it."""
+    lines = [
+        f"## {heading(told)}",
+        "",
+        f"{_scale(told)} {_what(told)}{_baseline(told)}",
+        "",
+        f"The paper: {told['finding']}",
+        "",
+        *_table(told),
+        "",
+        *(f"- {note}" for note in told["notes"]),
+        *([""] if told["notes"] else []),
+        f"By `{told['command']}`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _what(told: Mapping[str, Any]) -> str:
+    data = f" on {told['data']}" if told["data"] else ""
+    seeds = max((len(row["ours"]["by_seed"]) for row in told["rows"]), default=0)
+    of_seeds = f", mean ± standard deviation of {seeds} seeds" if seeds > 1 else ""
+    return f"{told['unit'][0].upper()}{told['unit'][1:]}{data}{of_seeds}."
+
+
+def _scale(told: Mapping[str, Any]) -> str:
+    if not told["runs"]:
+        return "Counted from the models' shapes, at every preset the same."
+    return f"Preset `{told['preset']}`: {told['about']}."
+
+
+def _baseline(told: Mapping[str, Any]) -> str:
+    if told["baseline"] is None:
+        return ""
+    return f" Always giving the commonest label scores {told['baseline']:.1f}."
+
+
+def _table(told: Mapping[str, Any]) -> list[str]:
+    """Two coordinates and nothing of the paper's: one along each side; else a line a row."""
+    rows = told["rows"]
+    names = list(dict.fromkeys(name for row in rows for name in row["coordinates"]))
+    compared = any(row["paper"] is not None for row in rows)
+    decimals = told["decimals"]
+    if compared or len(names) != 2:
+        head = [*names, "ours", *(["paper", "difference", "source"] if compared else [])]
+        body = []
+        for row in rows:
+            cells = [str(row["coordinates"].get(name, "")) for name in names]
+            cells.append(_told(row["ours"]["mean"], row["ours"]["deviation"], decimals))
+            if compared:
+                paper, difference = row["paper"] or {}, row["difference"]
+                cells.append(_told(paper.get("value"), paper.get("deviation"), decimals))
+                cells.append("" if difference is None else _number(difference, decimals, "+"))
+                cells.append(paper.get("source", ""))
+            body.append(cells)
+    else:
+        across, down = names
+        columns = list(dict.fromkeys(row["coordinates"][across] for row in rows))
+        head = [down, *map(str, columns)]
+        by_place = {tuple(row["coordinates"].values()): row["ours"] for row in rows}
+        body = []
+        for value in dict.fromkeys(row["coordinates"][down] for row in rows):
+            cells = [str(value)]
+            for column in columns:
+                ours = by_place.get((column, value), {})
+                cells.append(_told(ours.get("mean"), ours.get("deviation"), decimals))
+            body.append(cells)
+    aligned = ["---", *["---:"] * (len(head) - 1)]
+    return ["| " + " | ".join(cells) + " |" for cells in (head, aligned, *body)]
+
+
+def _told(value: float | None, deviation: float | None, decimals: int) -> str:
+    if value is None:
+        return ""
+    spread = "" if deviation is None else f" ± {_number(deviation, decimals)}"
+    return _number(value, decimals) + spread
+
+
+def _number(value: float, decimals: int, sign: str = "") -> str:
+    """Counts in full, other numbers rounded."""
+    return f"{value:{sign},}" if isinstance(value, int) else f"{value:{sign},.{decimals}f}"
+
+
+def _spelled(coordinates: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in coordinates.items())

@@ -1,0 +1,310 @@
+"""Each experiment on tiny models: its rows against what its runs' folders hold."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from reproduction.tiny_preset import tiny_preset
+from safetensors.numpy import load_file
+from tiny_models import make_tiny
+
+from softprompt_jax.config import ModelOptions, TrainOptions
+from softprompt_jax.errors import UserError
+from softprompt_jax.pretraining.config import PretrainConfig
+from softprompt_jax.prompts import SoftPrompt
+from softprompt_jax.reproduction import (
+    domain_shift,
+    fig1,
+    fig2,
+    fig3a,
+    fig3b,
+    fig3c,
+    fig3d,
+    sec7,
+    tab1,
+    tab2,
+    tab3,
+    tab5,
+    tab6,
+)
+from softprompt_jax.reproduction.answers import design
+from softprompt_jax.reproduction.catalogue import EXPERIMENTS
+from softprompt_jax.reproduction.experiment import Context
+from softprompt_jax.reproduction.grid import Cell, Outcome, make_cells
+from softprompt_jax.reproduction.presets import PAPER, SMALL, Size
+from softprompt_jax.tasks import get_task
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Shared, so that experiments share their runs."""
+    return tmp_path_factory.mktemp("reproduction")
+
+
+@pytest.fixture(scope="module")
+def context(folder):
+    preset = tiny_preset(folder)
+    return Context(dataclasses.replace(preset, sizes=preset.sizes[:1]), folder / "out")
+
+
+def weights(model):
+    return sum(values.size for values in load_file(model / "model.safetensors").values())
+
+
+def test_the_papers_grids():
+    lengths = [point.changes["prompt.length"] for point in fig3a.points(PAPER)]
+    assert lengths == [1, 5, 20, 100, 150] * 5
+    starts = {point.changes["prompt.init"] for point in fig3b.points(PAPER)}
+    assert starts == {"random_uniform", "sampled_vocab", "class_labels"}
+    xxl = [point for point in fig3c.points(PAPER) if point.coordinates["size"] == "XXL"]
+    assert [point.changes["model.name"] for point in xxl] == [
+        "google/t5-v1_1-xxl",
+        "google/t5-v1_1-xxl",
+        "google/t5-xxl-lm-adapt",
+    ]
+    said = [point.changes.get("task.target_prefix", "") for point in xxl]
+    assert said == ["", "<extra_id_0> ", ""]
+
+
+def test_a_sweep_from_runs_to_numbers(context, folder, monkeypatch):
+    monkeypatch.setattr(fig3a, "LENGTHS", (1, 3))
+    result = fig3a.EXPERIMENT.compute(context)
+    assert [dict(row.coordinates) for row in result.rows] == [
+        {"size": "narrow", fig3a.AXIS: 1},
+        {"size": "narrow", fig3a.AXIS: 3},
+    ]
+    for row in result.rows:
+        by_seed = {}
+        for run in result.runs:
+            if run["coordinates"] == dict(row.coordinates):
+                told = json.loads((Path(run["folder"]) / "result.json").read_text())
+                by_seed[str(run["seed"])] = 100 * told["metrics"]["test/accuracy"]
+                assert run["versions"] == told["versions"]
+                assert run["model_fingerprint"] == told["model_fingerprint"]
+                assert run["config"]["prompt"]["length"] == row.coordinates[fig3a.AXIS]
+        assert row.ours.by_seed == by_seed
+        assert row.ours.mean == pytest.approx(np.mean(list(by_seed.values())))
+        assert row.paper is None
+    assert result.data == "sentiment, test"
+    assert result.unit == "accuracy (%)"
+    numbers = weights(folder / "t5")
+    assert result.models == {"narrow": {"names": [str(folder / "t5")], "parameters": numbers}}
+    assert "prints no numbers" in result.notes[0]
+    json.dumps(result.runs)
+
+
+@pytest.mark.slow
+def test_the_stages_of_adaptation(folder, tmp_path):
+    run = tmp_path / "t5-lm"
+    config = PretrainConfig(model=ModelOptions(name="x"), train=TrainOptions(steps=30))
+    with pytest.raises(UserError, match=r"there is no run in .*t5-lm"):
+        fig3d.kept_models("tiny", str(run))
+    run.mkdir()
+    (run / "config.json").write_text(config.to_json())
+    with pytest.raises(UserError, match="kept/0, the model after 0% of the adaptation"):
+        fig3d.kept_models("tiny", str(run))
+    steps = (0, 3, 15, 30)
+    for step in steps:
+        make_tiny(run / "kept" / str(step), num_layers=1, num_decoder_layers=1, seed=step)
+    preset = tiny_preset(folder, sizes=(Size("tiny", "x", adaptation=str(run)),), seeds=(0,))
+    result = fig3d.EXPERIMENT.compute(Context(preset, tmp_path / "out"))
+    assert [row.coordinates[fig3d.AXIS] for row in result.rows] == [0, 10, 50, 100]
+    names = [each["config"]["model"]["name"] for each in result.runs]
+    assert names == [str(run / "kept" / str(step)) for step in steps]
+    assert len({each["model_fingerprint"] for each in result.runs}) == 4
+
+
+@pytest.mark.slow
+def test_figure_1(context, monkeypatch, folder):
+    result = fig1.EXPERIMENT.compute(context)
+    assert [row.coordinates["method"] for row in result.rows] == [
+        "prompt tuning",
+        "model tuning",
+        "prompt design",
+    ]
+    methods = [run["config"]["train"]["method"] for run in result.runs]
+    assert methods == ["prompt_tuning"] * 2 + ["model_tuning"] * 2
+    # Nothing is designed twice.
+    monkeypatch.setattr(fig1, "score_design", lambda *_: pytest.fail("designed again"))
+    assert fig1.EXPERIMENT.compute(context) == result
+    # The paper's has a mixture too, and published numbers where there are any.
+    paper = fig1.points(PAPER)
+    mixed = [point for point in paper if point.coordinates["method"] == fig1.MULTITASK]
+    assert len(mixed) == 5
+    assert mixed[0].tasks is not None
+    assert len(mixed[0].tasks[0].mixture) == 9
+    assert mixed[0].changes["train.method"] == "model_tuning"
+    for cell in make_cells(PAPER, mixed[:1], folder):
+        assert cell.config.train.batch_size == 2048
+    others = [point for point in fig1.points(SMALL) if "smollm2" in point.changes["model.name"]]
+    assert [point.coordinates["method"] for point in others] == ["prompt tuning"]
+
+
+def test_a_designed_prompt_has_every_label_equally_often(context):
+    options = context.preset.tasks[0]
+    task = get_task(
+        options.name, train_file=options.train_file, validation_file=options.validation_file
+    )
+    texts = [design(task, options, 4, seed) for seed in (0, 0, 1)]
+    assert texts[0] == texts[1] != texts[2]
+    lines = texts[0].split("\n\n")
+    assert lines.pop() == ""
+    assert sorted(line.split()[-1] for line in lines) == ["negative"] * 2 + ["positive"] * 2
+    assert all(line.split()[-2] in ("good", "great", "bad", "awful") for line in lines)
+
+
+def test_table_3_and_figure_2(context, folder, monkeypatch):
+    monkeypatch.setattr(tab3, "PROMPTS", 3)
+    result = tab3.EXPERIMENT.compute(context)
+    values = {row.coordinates[tab3.ANSWER]: row.ours.mean for row in result.rows}
+    alone = [100 * run["metrics"]["test/accuracy"] for run in result.runs]
+    assert len(alone) == 3
+    assert values["mean of prompts"] == pytest.approx(np.mean(alone))
+    assert values["best prompt"] == pytest.approx(max(alone))
+    assert result.rows[0].ours.deviation == pytest.approx(np.std(alone, ddof=1))
+    assert 0 <= values["majority vote"] <= 100
+
+    mixed = fig2.EXPERIMENT.compute(context)
+    numbers = {row.coordinates[fig2.QUANTITY]: row.ours.mean for row in mixed.rows}
+    assert numbers["tasks"] == 3
+    assert numbers["rows answered"] == 3 * 24
+    assert numbers["answers that differ"] == 0
+    assert numbers["largest difference of a log-likelihood (nats)"] < 1e-4
+    assert numbers["bytes of the model"] == 4 * weights(folder / "t5")
+    prompt = Path(result.runs[0]["folder"]) / "best" / "prompt.safetensors"
+    assert numbers["bytes of a prompt"] == prompt.stat().st_size
+    assert numbers[fig2.TUNED_COPIES] == 3 * 4 * weights(folder / "t5")
+
+
+def test_mixing_up_prompts_would_be_seen(context, monkeypatch):
+    """Figure 2's comparison fails where rows get each other's prompts in mixed batches."""
+    monkeypatch.setattr(tab3, "PROMPTS", 2)
+    cells, outcomes = context.run(tab3.points(context.preset))
+    ((cell, folders),) = tab3.trained_prompts(cells, outcomes).values()
+    jobs = [(name, cell) for name in folders]
+    score = fig2.Predictor.score
+
+    def swapped(self, texts, choices, prompts):
+        if len(set(prompts)) > 1:
+            prompts = [next(name for name in folders if name != prompt) for prompt in prompts]
+        return score(self, texts, choices, prompts)
+
+    assert fig2._ask(folders, jobs)["largest"] < 1e-4
+    monkeypatch.setattr(fig2.Predictor, "score", swapped)
+    assert fig2._ask(folders, jobs)["largest"] > 1e-3
+
+
+def test_steps_to_the_mean():
+    curves = {0: {10: 0.5, 20: 0.79, 30: 0.81}, 1: {10: 0.795, 20: 0.8}, 2: {10: 0.3, 20: 0.78}}
+    # 0.99 of the mean of 0.81, 0.8 and 0.78 is 0.7887.
+    assert tab5.steps_to_mean(curves) == {0: 20, 1: 10, 2: None}
+    assert tab5.steps_to_mean({}) == {}
+
+
+def test_table_5(context, monkeypatch):
+    monkeypatch.setattr(tab5, "LENGTHS", (3,))
+    steps, seconds = tab5.EXPERIMENT.compute(context).rows
+    runs = tab5.EXPERIMENT.compute(context).runs
+    curves = {}
+    for run in runs:
+        lines = (Path(run["folder"]) / "metrics.jsonl").read_text().splitlines()
+        told = [json.loads(line) for line in lines]
+        curves[run["seed"]] = {
+            line["step"]: line["validation/accuracy"]
+            for line in told
+            if "validation/accuracy" in line
+        }
+        assert list(curves[run["seed"]]) == [2, 4]
+    expected = tab5.steps_to_mean(curves)
+    assert steps.ours.by_seed == {str(seed): step for seed, step in expected.items()}
+    for run in runs:
+        step, rate = expected[run["seed"]], run["examples_per_second"]
+        assert seconds.ours.by_seed[str(run["seed"])] == (
+            None if step is None or rate is None else pytest.approx(step * 8 / rate)
+        )
+
+
+@pytest.mark.slow
+def test_section_7(context):
+    one_seed = dataclasses.replace(context.preset, seeds=(0,))
+    result = sec7.EXPERIMENT.compute(dataclasses.replace(context, preset=one_seed))
+    values = {tuple(row.coordinates.values()): row.ours for row in result.rows}
+    assert {start for start, _ in values} == set(fig3b.INITIALISERS)
+    own = {start for start, measure in values if measure == sec7.OWN}
+    assert own == {"class labels"}
+    for run in result.runs:
+        vectors = np.asarray(SoftPrompt.load(Path(run["folder"]) / "best").vectors)
+        assert vectors.shape == (4, 32)
+    # Hardly trained, the labels and the sampled tokens are still where they started.
+    assert values["class labels", sec7.NEAR].mean > 0
+    assert (
+        values["sampled vocabulary", sec7.NEAREST].mean
+        > values["random uniform", sec7.NEAREST].mean
+    )
+    assert sum("class labels, sentiment, seed 0: " in note for note in result.notes) == 1
+
+
+@pytest.mark.slow
+def test_table_6(context, monkeypatch):
+    names = [tuple(point.coordinates.values()) for point in tab6.points(PAPER)]
+    assert ("learning rate", 0.3) in names
+    assert ("batch size", 512) in names
+    assert ("steps", 10_000) in names
+    assert ("warm-up steps", 2_000) in names
+    one_seed = dataclasses.replace(context.preset, seeds=(0,))
+    monkeypatch.setattr(tab6, "points", lambda preset: tab6_points(preset)[:2])
+    result = tab6.EXPERIMENT.compute(dataclasses.replace(context, preset=one_seed))
+    rates = [run["config"]["optimizer"]["learning_rate"] for run in result.runs]
+    assert rates == [0.001, 0.01]
+
+
+tab6_points = tab6.points
+
+
+@pytest.mark.parametrize("table", [tab1, tab2])
+def test_tables_of_transfer_need_the_papers_data(context, table):
+    with pytest.raises(UserError, match="use --preset paper"):
+        table.EXPERIMENT.compute(context)
+
+
+def test_table_2_compares_by_method(tmp_path, monkeypatch):
+    """With made-up outcomes: the data is not at hand."""
+
+    def run(self, points):
+        cells, outcomes = [], []
+        for point in points:
+            tuned = point.changes.get("train.method") == "model_tuning"
+            config = dataclasses.replace(
+                PAPER.recipe, task=point.tasks[0], evaluate_on=point.changes["evaluate_on"]
+            )
+            for seed in PAPER.seeds:
+                cells.append(Cell(point.coordinates, dataclasses.replace(config, seed=seed)))
+                (other,) = config.evaluate_on
+                value = (0.7 if tuned else 0.8) + seed / 100
+                metrics = {f"evaluate_on/{other}/{name}": value for name in ("accuracy", "f1")}
+                outcomes.append(Outcome(metrics, {}))
+        return cells, outcomes
+
+    monkeypatch.setattr(Context, "run", run)
+    monkeypatch.setattr(domain_shift, "describe_models", lambda cells: {})
+    rows = tab2.EXPERIMENT.compute(Context(PAPER, tmp_path)).rows
+    assert len(rows) == 8
+    by_place = {tuple(row.coordinates.values()): row for row in rows}
+    prompt = by_place["glue/qqp", "glue/mrpc, accuracy", "prompt tuning"]
+    assert prompt.ours.mean == pytest.approx(81)
+    assert prompt.paper is not None
+    assert (prompt.paper.value, prompt.paper.deviation) == (76.3, 0.1)
+    tuned = by_place["glue/mrpc", "glue/qqp, f1", "model tuning"]
+    assert tuned.ours.mean == pytest.approx(71)
+    assert tuned.difference == pytest.approx(71 - 70.9)
+
+
+def test_every_experiment_is_named_after_its_file():
+    for name, experiment in EXPERIMENTS.items():
+        assert experiment.compute.__module__ in (
+            f"softprompt_jax.reproduction.{name}",
+            "softprompt_jax.reproduction.experiment",
+        )
+    assert list(EXPERIMENTS)[:4] == ["fig1", "fig2", "fig3a", "fig3b"]
