@@ -6,14 +6,6 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["SOFTPROMPT_JAX_CACHE"] = "off"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# Most of the tests' time is compiling; tiny models gain nothing from LLVM's optimisations.
-os.environ["XLA_FLAGS"] = " ".join(
-    (
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_backend_optimization_level=0",
-        "--xla_llvm_disable_expensive_passes=true",
-    )
-)
 
 import jax
 import pytest

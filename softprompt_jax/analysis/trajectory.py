@@ -27,7 +27,7 @@ class Point:
 
     Attributes:
         step: number of steps taken.
-        kept: what it was read from: "start", "checkpoint", "best" or several of these.
+        kept: where it was read from: "start", "checkpoint", "kept" or "best", or two of these.
         vectors: float32 `[length, d_model]`.
     """
 
@@ -74,9 +74,9 @@ def start_point(config: RunConfig, model: LanguageModel) -> Point:
 
 
 def kept_points(run: Path) -> list[Point]:
-    """The prompt of every checkpoint that the run's folder still has, and of its best evaluation.
+    """The prompts that a run's folder has: of its checkpoints, of `kept` and of `best`.
 
-    Runs keep their newest checkpoints only.
+    Runs keep their newest checkpoints, and what `train.keep_steps` asks for.
 
     Raises:
         UserError: nothing is kept, or it is damaged or no plain prompt.
@@ -86,11 +86,16 @@ def kept_points(run: Path) -> list[Point]:
     steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
     for step in steps:
         points[step] = Point(step, "checkpoint", _read_checkpoint(folder / str(step)))
+    for path in (run / "kept").glob("*"):
+        if path.name.isdigit() and int(path.name) not in points:
+            points[int(path.name)] = Point(
+                int(path.name), "kept", np.asarray(SoftPrompt.load(path).vectors)
+            )
     if (run / "best").is_dir():
         best = SoftPrompt.load(run / "best")
         step, vectors = best.card.get("step"), np.asarray(best.vectors)
         if isinstance(step, int):
-            kept = "checkpoint, best" if step in points else "best"
+            kept = f"{points[step].kept}, best" if step in points else "best"
             points[step] = Point(step, kept, vectors)
     if not points:
         raise UserError(f"{run} has neither checkpoints nor a best prompt yet; train first.")

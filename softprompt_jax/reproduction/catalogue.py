@@ -1,4 +1,4 @@
-"""All experiments by name, figures first, in the paper's order."""
+"""All experiments by name, figures first, in the paper's order, then what is beyond it."""
 
 from softprompt_jax.reproduction import (
     fig1,
@@ -8,6 +8,7 @@ from softprompt_jax.reproduction import (
     fig3c,
     fig3d,
     fig4,
+    parameterizations,
     sec7,
     tab1,
     tab2,
@@ -35,5 +36,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         tab5,
         tab6,
         sec7,
+        parameterizations,
     )
 }

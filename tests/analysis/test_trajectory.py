@@ -20,7 +20,9 @@ from softprompt_jax.prompts import SoftPrompt
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run of 12 steps with checkpoints at 4, 8 and 12, of which the last two are kept."""
-    config = small_config(tmp_path_factory.mktemp("run"), prompt__init="class_labels")
+    config = small_config(
+        tmp_path_factory.mktemp("run"), prompt__init="class_labels", train__keep_steps=(3, 8)
+    )
     sp.train(config)
     return config
 
@@ -30,7 +32,9 @@ def test_what_a_run_keeps(trained):
     before = sorted(path.relative_to(run) for path in run.rglob("*"))
     points = {point.step: point for point in trajectory.kept_points(run)}
     best = SoftPrompt.load(run / "best")
-    assert {8, 12, best.card["step"]} == set(points)
+    assert {3, 8, 12, best.card["step"]} == set(points)
+    assert points[3].kept == "kept"
+    np.testing.assert_array_equal(points[3].vectors, SoftPrompt.load(run / "kept" / "3").vectors)
     for step in (8, 12):
         bits = checkpoint_bits(run, step)
         (name,) = [name for name in bits if name.startswith("trainable.")]

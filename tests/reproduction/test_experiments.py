@@ -22,6 +22,7 @@ from softprompt_jax.reproduction import (
     fig3b,
     fig3c,
     fig3d,
+    parameterizations,
     sec7,
     tab1,
     tab2,
@@ -261,6 +262,27 @@ def test_table_6(context, monkeypatch):
 
 
 tab6_points = tab6.points
+
+
+@pytest.mark.slow
+def test_parameterizations(context, monkeypatch):
+    monkeypatch.setattr(parameterizations, "KINDS", ("plain", "residual_mlp"))
+    result = parameterizations.EXPERIMENT.compute(context)
+    rows = {
+        (row.coordinates[parameterizations.AXIS], row.coordinates["measure"]): row.ours
+        for row in result.rows
+    }
+    assert {kind for kind, _ in rows} == {"plain", "residual_mlp"}
+    for (_, measure), value in rows.items():
+        assert len(value.by_seed) == 2, measure
+        assert value.mean > 0, measure
+    # Folded, a prompt is a prompt.
+    sizes = {rows[kind, "stored bytes"].mean for kind in ("plain", "residual_mlp")}
+    assert len(sizes) == 1
+    assert {run["config"]["prompt"]["parameterization"] for run in result.runs} == {
+        "plain",
+        "residual_mlp",
+    }
 
 
 @pytest.mark.parametrize("table", [tab1, tab2])

@@ -1,0 +1,86 @@
+"""Not in the paper: other parameterisations of a prompt, after the same number of steps."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from softprompt_jax.reproduction import figures
+from softprompt_jax.reproduction.experiment import Context, Experiment, of_size, score_unit
+from softprompt_jax.reproduction.grid import Point
+from softprompt_jax.reproduction.presets import Preset
+from softprompt_jax.reproduction.results import (
+    Result,
+    Row,
+    Value,
+    commonest_label_score,
+    describe_data,
+    describe_models,
+    describe_run,
+    notes_on,
+    scores,
+)
+
+KINDS = ("plain", "residual_mlp", "mlp", "lstm")
+
+AXIS = "parameterisation"
+
+MEASURE, SCORE, SPEED, STORED = "measure", "score (%)", "training examples/s", "stored bytes"
+
+
+def points(preset: Preset) -> list[Point]:
+    """Every parameterisation, on the models beside the family, or on its largest."""
+    return [
+        Point({"size": size.label, AXIS: kind}, of_size(size, {"prompt.parameterization": kind}))
+        for size in preset.others or preset.sizes[-1:]
+        for kind in KINDS
+    ]
+
+
+def compute(context: Context) -> Result:
+    """Reads scores, speeds and what is kept of each run."""
+    preset = context.preset
+    cells, outcomes = context.run(points(preset))
+    rows = []
+    for row in scores(cells, outcomes, [options.name for options in preset.tasks]):
+        speeds: dict[int, float | None] = {}
+        stored: dict[int, float | None] = {}
+        for cell, outcome in zip(cells, outcomes, strict=True):
+            if json.dumps(dict(cell.coordinates)) == json.dumps(dict(row.coordinates)):
+                seed = cell.config.seed
+                speeds[seed] = outcome.told.get("examples_per_second")
+                kept = Path(cell.config.workdir) / "best" / "prompt.safetensors"
+                stored[seed] = kept.stat().st_size if outcome.diverged is None else None
+        rows.append(dataclasses.replace(row, coordinates={**row.coordinates, MEASURE: SCORE}))
+        for measure, by_seed in ((SPEED, speeds), (STORED, stored)):
+            rows.append(Row({**row.coordinates, MEASURE: measure}, Value.of(by_seed)))
+    return Result(
+        rows,
+        unit=f"{score_unit(preset)}; examples/s and bytes of the last run of a seed",
+        runs=[describe_run(*each) for each in zip(cells, outcomes, strict=True)],
+        models=describe_models(cells),
+        data=describe_data(preset),
+        baseline=commonest_label_score(preset),
+        notes=[
+            "What is kept is folded to plain vectors, so all kinds store and serve alike. Speeds "
+            "are of this machine, with whatever else ran on it.",
+            *notes_on(cells, outcomes),
+        ],
+    )
+
+
+def draw(figure: Any, told: figures.Told) -> None:
+    """Scores only."""
+    scored = [row for row in told["rows"] if row["coordinates"][MEASURE] == SCORE]
+    figures.by_size(AXIS, ordered=False)(figure, {**told, "rows": scored, "unit": SCORE})
+
+
+EXPERIMENT = Experiment(
+    name="parameterizations",
+    title="Parameterisations of the prompt",
+    item="beyond the paper",
+    finding="Razdaibiedina et al. 2023 find the residual MLP better and steadier than plain "
+    "vectors on T5-Base and SuperGLUE; Liu et al. 2021 introduced the MLP and the LSTM.",
+    compute=compute,
+    draw=draw,
+)
