@@ -3,9 +3,10 @@
 python tools/ship_family.py t5-nano [OUTPUT]
 
 Writes OUTPUT (softprompt_jax/models/pretrained/t5-nano): the LM-adapted weights in bfloat16,
-config.json, the tokenizer, and README.md with what was measured of these very weights on
-corpus/validation.txt: perplexity of continuations beside a unigram and a trigram model of the same
-training text, and texts that it goes on with. Run it where tools/pretrain_family.py ran.
+config.json, the tokenizer, curve.jsonl, corpus.json (the manifest), and README.md with what was
+measured of these very weights on corpus/validation.txt: perplexity of continuations beside a
+unigram and a trigram model of the same training text, and texts that it goes on with. Run it where
+tools/pretrain_family.py ran.
 """
 
 import json
@@ -21,6 +22,7 @@ from softprompt_jax.inference import decoding
 from softprompt_jax.inference.sampling import Sampler, row_keys
 from softprompt_jax.inference.scoring import target_log_likelihoods
 from softprompt_jax.models import LanguageModel, load_model, save_model
+from softprompt_jax.models.families import parameter_count
 from softprompt_jax.pretraining.corpus import read_corpus
 from softprompt_jax.pretraining.examples import PrefixLM
 from softprompt_jax.pretraining.family import lm_adaptation, span_corruption
@@ -81,6 +83,18 @@ def samples(model: LanguageModel, name: str) -> list[tuple[str, str]]:
     return told
 
 
+def curve(name: str) -> str:
+    """Validation perplexity by step of both runs, a JSON object a line."""
+    found = []
+    for config in (span_corruption(name), lm_adaptation(name)):
+        for line in (Path(config.workdir) / "metrics.jsonl").read_text().splitlines():
+            told = json.loads(line)
+            if "validation/perplexity" in told:
+                told = {"step": told["step"], "perplexity": told["validation/perplexity"]}
+                found.append(json.dumps({"objective": config.corpus.objective, **told}))
+    return "\n".join(found) + "\n"
+
+
 def card(name: str, model: LanguageModel, parameters: int) -> str:
     """The README of the model."""
     measured = perplexities(model, name)
@@ -106,10 +120,10 @@ little, and what it says of the world is not to be relied on. English only.
 {results[1]["steps"]:,} of prefix language modelling ({results[1]["seconds"] / 60:.0f} minutes), of
 32 texts of 256 tokens each (softprompt_jax/pretraining/family.py). Weights are bfloat16; the best
 evaluation of LM adaptation is kept (step {results[1]["best_step"]:,}). Perplexity by step:
-curves/{name}.jsonl.
+curve.jsonl.
 
 The text: 97 MB of English from packages with free licences, listed with their licences and counts
-in corpus_manifest.json, without the texts that this project measures on. Much of it is dictionaries
+in corpus.json, without the texts that this project measures on. Much of it is dictionaries
 and religious books, old ones: the model has their words and their views of people.
 
 ## Measured
@@ -140,8 +154,10 @@ def main(arguments: list[str]) -> int:
     best = str(Path(lm_adaptation(name).workdir) / "best")
     save_model(folder, load_model(best, dtype="bfloat16"))
     shipped = load_model(str(folder))  # what is measured is what is shipped
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(jax.tree.leaves(shipped.module)))
+    parameters = parameter_count(shipped.config)
     write_text(folder / "README.md", card(name, shipped, parameters))
+    write_text(folder / "curve.jsonl", curve(name))
+    write_text(folder / "corpus.json", Path("corpus/manifest.json").read_text())
     return 0
 
 
