@@ -224,8 +224,8 @@ def run(
                 stop, old = agree(interrupt.signal is not None, is_old())
                 every = options.checkpoint_every
                 save = due if every is None else (step % every == 0 or step == options.steps)
-                # Right after a save a wish may arrive that was sent before it.
-                save |= stop or (old and step > saved_step + 1)
+                # Right after a save wishes may arrive that were made before it.
+                save |= stop or (old and step > saved_step + 2)
                 traced = trace.count()
                 if compiles or due or save or traced:
                     read(*unread)

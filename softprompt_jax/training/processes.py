@@ -10,9 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from softprompt_jax.config import ParallelOptions
 from softprompt_jax.errors import UserError
@@ -239,36 +237,34 @@ class Agreement:
     """Wishes of single processes that all come to know at the same step.
 
     A signal reaches one process, and a clock passes a minute on one before another; but all have to
-    save or stop at the same step. Each call sends this process's wishes and gives those that any
-    process had at the call before: an exchange is never waited for. Every process has to call it
-    equally often. A process that is alone gets its own wishes back at once.
+    save or stop at the same step. Each call leaves this process's wishes with the coordinator and
+    gives those that any process had two calls before. A process that is alone gets its own at once.
+
+    A loop calls it once a step, when the metrics of the step before were read: that step ended
+    because every process had launched it, which each did after the call before that. So all see the
+    same wishes, and none waits for another. A collective of its own would run beside the step's,
+    where on CPU the two can take each other's messages.
     """
 
+    _run = itertools.count()  # runs of one job do not read each other's wishes
+
     def __init__(self) -> None:
-        self._sent: Any = None
-        if several():
-            firsts: dict[int, Any] = {}
-            for device in jax.devices():
-                firsts.setdefault(device.process_index, device)
-            devices = [firsts[process] for process in sorted(firsts)]
-            mesh = jax.make_mesh(
-                (len(devices),), ("processes",), devices=devices, axis_types=(AxisType.Auto,)
-            )
-            self._own = NamedSharding(mesh, PartitionSpec("processes"))
-            everywhere = NamedSharding(mesh, PartitionSpec())
-            self._any = jax.jit(lambda wishes: wishes.any(axis=0), out_shardings=everywhere)
+        self._folder = f"softprompt_jax/wishes/{next(self._run)}"
+        self._calls = 0
 
     def __call__(self, *wishes: bool) -> tuple[bool, ...]:
-        """What any process wished at the last call, in the order of the arguments."""
+        """What any process wished two calls before, in the order of the arguments."""
         if not several():
             return wishes
-        before, shape = self._sent, (jax.process_count(), len(wishes))
-        self._sent = self._any(
-            jax.make_array_from_process_local_data(self._own, np.array([wishes]), shape)
+        call, self._calls = self._calls, self._calls + 1
+        for number, wish in enumerate(wishes):
+            if wish:
+                key = f"{self._folder}/{call}/{number}"
+                _client().key_value_set(key, "", allow_overwrite=True)
+        granted = {key for key, _ in _client().key_value_dir_get(f"{self._folder}/{call - 2}/")}
+        return tuple(
+            f"{self._folder}/{call - 2}/{number}" in granted for number in range(len(wishes))
         )
-        if before is None:
-            return (False,) * len(wishes)
-        return tuple(map(bool, jax.device_get(before)))
 
 
 def whole(tree: Any) -> Any:

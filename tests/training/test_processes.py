@@ -168,6 +168,42 @@ def test_wishes_of_a_process_alone_come_back_at_once():
     assert agree(False, False) == (False, False)
 
 
+def test_wishes_of_several_processes_are_granted_to_all_two_calls_later(monkeypatch):
+    class Coordinator(dict):
+        def key_value_set(self, key, value, allow_overwrite):
+            assert allow_overwrite  # several may wish the same
+            self[key] = value
+
+        def key_value_dir_get(self, folder):
+            return [(key, value) for key, value in self.items() if key.startswith(folder)]
+
+    coordinator = Coordinator()
+    monkeypatch.setattr(processes, "_client", lambda: coordinator)
+    monkeypatch.setattr(processes, "several", lambda: True)
+    one, other = processes.Agreement(), processes.Agreement()
+    other._folder = one._folder  # as the first of another process has it
+    told = [
+        (one(*ours), other(*theirs))
+        for ours, theirs in [
+            ((False, False), (False, True)),
+            ((True, False), (False, False)),
+            ((True, True), (True, False)),
+            ((False, False), (False, False)),
+            ((False, False), (False, False)),
+            ((False, False), (False, False)),
+        ]
+    ]
+    assert [ours == theirs for ours, theirs in told] == [True] * 6
+    assert [ours for ours, _ in told] == [
+        (False, False),
+        (False, False),
+        (False, True),
+        (True, False),
+        (True, True),
+        (False, False),
+    ]
+
+
 def test_alone_everything_is_whole():
     tree = {"a": jax.numpy.arange(3), "b": np.ones(2), "c": None}
     assert processes.whole(tree)["a"] is tree["a"]
