@@ -73,12 +73,19 @@ def run_command(main: Callable[[Sequence[str]], int]) -> int:
     return status
 
 
-def load_command_config(arguments: Sequence[str], kind: type[Kind] = RunConfig) -> Kind:
+def load_command_config(
+    arguments: Sequence[str],
+    kind: type[Kind] = RunConfig,
+    program: str = "softprompt_jax",
+    description: str | None = None,
+) -> Kind:
     """The config of `--config FILE` and the overrides beside it.
 
     Args:
         arguments: of the command line, without the command's own.
         kind: of config.
+        program: the command's name, for --help.
+        description: what it does, likewise; None: what the config is.
 
     Raises:
         UserError: as `load_config`, or --config without a file.
@@ -96,4 +103,6 @@ def load_command_config(arguments: Sequence[str], kind: type[Kind] = RunConfig) 
             path = argument.removeprefix("--config=")
             del rest[i]
             break
-    return load_config_of(kind, path, rest)
+    if description is not None:
+        description += "\n--config FILE takes a recipe; the defaults below are then the recipe's."
+    return load_config_of(kind, path, rest, program, description)

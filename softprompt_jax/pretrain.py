@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from softprompt_jax.command_line import load_command_config, run_command
 from softprompt_jax.pretraining.config import PretrainConfig
 from softprompt_jax.pretraining.run import pretrain
-from softprompt_jax.train import report
 from softprompt_jax.training import processes
+from softprompt_jax.training.report import report
 
 
 def main(arguments: Sequence[str]) -> int:
     """Trains, and prints what came of it."""
-    config = load_command_config(arguments, PretrainConfig)
+    config = load_command_config(arguments, PretrainConfig, "softprompt_jax.pretrain", __doc__)
     result = pretrain(config)
     if result.finished and processes.is_first():
         print(report(result, config.model.name))

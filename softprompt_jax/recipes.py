@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import importlib.util
+import inspect
 import io
 import re
 from collections.abc import Sequence
@@ -22,39 +23,53 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     """Reads a recipe and applies command-line overrides to it.
 
     Args:
-        path: a Python file that defines `config`, a `RunConfig`; None: the defaults. The file is
-            executed, so it must be one you trust.
+        path: a Python file that defines `config`, a `RunConfig`, or a function that makes one of
+            texts, which then follow the file: `configs/lester2021.py:super_glue/boolq:base`. None:
+            the defaults. The file is executed, so it must be one you trust.
         overrides: as on the command line, `["--train.steps", "50"]`.
 
     Raises:
-        UserError: the file is missing or has no config, or an override is unknown or malformed.
+        UserError: the file is missing or has no config, or does not take what follows it, or an
+            override is unknown or malformed.
     """
     return load_config_of(RunConfig, path, overrides)
 
 
-def load_config_of(kind: type[Kind], path: str | Path | None, overrides: Sequence[str]) -> Kind:
-    """As `load_config`, for any kind of config."""
-    config = kind() if path is None else _execute(kind, Path(path))
+def load_config_of(
+    kind: type[Kind],
+    path: str | Path | None,
+    overrides: Sequence[str],
+    program: str = "softprompt_jax",
+    description: str | None = None,
+) -> Kind:
+    """As `load_config`, for any kind of config; --help has the program's name and description."""
+    config = kind() if path is None else _execute(kind, str(path))
     check_types(config)
-    config = _override(config, list(overrides))
+    if overrides:
+        config = _override(config, list(overrides), program, description)
     check(config)
     return config
 
 
-def _execute(kind: type[Kind], path: Path) -> Kind:
-    if not path.is_file():
+def _execute(kind: type[Kind], path: str) -> Kind:
+    file, colon, rest = path.partition(".py:")
+    arguments = rest.split(":") if colon else []
+    path = f"{file}.py" if colon else path
+    if not Path(path).is_file():
         raise UserError(f"There is no config file {path}; the recipes are in configs/.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     if spec is None or spec.loader is None:
         raise UserError(f"The config {path} is not a Python file; recipes end in .py.")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+        config = _made(getattr(module, "config", None), path, arguments)
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(
             f"The config {path} cannot be read ({type(error).__name__}: {error}); mend the file."
         ) from None
-    config = getattr(module, "config", None)
     if not isinstance(config, kind):
         raise UserError(
             f"The config {path} does not define `config = {kind.__name__}(...)`; add it."
@@ -62,7 +77,26 @@ def _execute(kind: type[Kind], path: Path) -> Kind:
     return config
 
 
-def _override(config: Kind, overrides: list[str]) -> Kind:
+def _made(config: object, path: str, arguments: list[str]) -> object:
+    """The config, of a function the one that it makes of what follows the file's name."""
+    if not callable(config):
+        if arguments:
+            raise UserError(
+                f"The config {path} is one recipe; leave out :{':'.join(arguments)} after it."
+            )
+        return config
+    signature = inspect.signature(config)
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        takes = "".join(f":{name.upper()}" for name in signature.parameters)
+        raise UserError(
+            f"The config {path} is given as {path}{takes} ({error}); mend what follows the file."
+        ) from None
+    return config(*arguments)
+
+
+def _override(config: Kind, overrides: list[str], program: str, description: str | None) -> Kind:
     names = flatten(config)
     for argument in overrides:
         if not argument.startswith("--"):
@@ -78,7 +112,13 @@ def _override(config: Kind, overrides: list[str]) -> Kind:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(type(config), args=overrides, default=config, prog="softprompt_jax")
+            return tyro.cli(
+                type(config),
+                prog=program,
+                description=description,
+                args=overrides,
+                default=config,
+            )
     except SystemExit as stop:
         if stop.code in (None, 0):  # --help
             raise

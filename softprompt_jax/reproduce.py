@@ -31,6 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     """Runs what is asked for, and prints its table."""
     parser = Parser("softprompt_jax.reproduce", __doc__)
     told = "; ".join(f"{name}: {each.title}" for name, each in EXPERIMENTS.items())
+    told = told.replace("%", "%%")  # argparse fills in what a % stands before
     parser.add_argument(
         "name",
         choices=[*EXPERIMENTS, EVERYTHING, PAGE],

@@ -1,0 +1,55 @@
+import argparse
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import softprompt_jax
+from softprompt_jax.__main__ import COMMANDS, overview
+
+PACKAGE = Path(softprompt_jax.__file__).parent
+
+
+def test_the_overview_has_every_command_and_what_it_does():
+    runnable = {
+        path.stem
+        for path in PACKAGE.glob("*.py")
+        if 'if __name__ == "__main__":' in path.read_text() and path.stem != "__main__"
+    }
+    assert set(COMMANDS) == runnable
+    lines = [line.split(maxsplit=1) for line in overview().splitlines() if line.startswith("  ")]
+    assert [name for name, _ in lines] == list(COMMANDS)
+    assert all(told.endswith(".") and len(told) > 20 for _, told in lines)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_explains_every_option(name, monkeypatch, capsys):
+    explained = {}
+    add_argument = argparse.ArgumentParser.add_argument
+
+    def note(self, *flags, **settings):
+        explained[flags[-1]] = settings.get("help")
+        return add_argument(self, *flags, **settings)
+
+    monkeypatch.setattr(argparse._ActionsContainer, "add_argument", note)
+    # Under another name: `import softprompt_jax.train` would put the module over the function.
+    spec = importlib.util.spec_from_file_location(f"command_{name}", PACKAGE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert callable(softprompt_jax.train)
+    with pytest.raises(SystemExit) as end:
+        module.main(["--help"])
+    assert end.value.code == 0
+    told = capsys.readouterr().out
+    assert f"softprompt_jax.{name}" in told
+    assert [flag for flag, text in explained.items() if not text] == []
+
+
+def test_the_package_runs():
+    told = subprocess.run(
+        [sys.executable, "-m", "softprompt_jax"], capture_output=True, text=True, check=True
+    )
+    assert told.stdout == overview() + "\n"
+    assert told.stderr == ""
