@@ -1,12 +1,11 @@
 """What tables 1 and 2 share: trained on one task, scored on others, by both kinds of tuning."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 from softprompt_jax.errors import UserError
 from softprompt_jax.reproduction.experiment import Context, of_size
 from softprompt_jax.reproduction.grid import Outcome, Point
-from softprompt_jax.reproduction.presets import Preset
+from softprompt_jax.reproduction.presets import Preset, paper_task
 from softprompt_jax.reproduction.published import MODEL_TUNING, PROMPT_TUNING
 from softprompt_jax.reproduction.results import (
     Published,
@@ -42,14 +41,11 @@ def points(preset: Preset, source: str, others: Sequence[str]) -> list[Point]:
             "with the package; use --preset paper."
         )
     size = preset.sizes[-1]
-    task = dataclasses.replace(preset.tasks[0], name=source)
-    if not source.startswith("glue/"):
-        task = dataclasses.replace(task, max_target_length=32)
     return [
         Point(
             {TRAINED_ON: source, METHOD: method},
             of_size(size, {**changes, "evaluate_on": tuple(others)}),
-            tasks=(task,),
+            tasks=(paper_task(source),),
         )
         for method, changes in ((MODEL_TUNING, preset.model_tuning), (PROMPT_TUNING, {}))
     ]

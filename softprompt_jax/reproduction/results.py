@@ -254,8 +254,10 @@ def _what(told: Mapping[str, Any]) -> str:
 
 
 def _scale(told: Mapping[str, Any]) -> str:
-    if not told["runs"]:
+    if not told["runs"] and told["models"]:
         return "Counted from the models' shapes, at every preset the same."
+    if not told["runs"]:
+        return f"Preset `{told['preset']}`: counted from the data; no model is run."
     return f"Preset `{told['preset']}`: {told['about']}."
 
 

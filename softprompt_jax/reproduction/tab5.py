@@ -66,7 +66,9 @@ def compute(context: Context) -> Result:
         coordinates = runs[0][0].coordinates
         at = (coordinates["size"], coordinates[AXIS])
         printed = TABLE_5.get(at) if preset.is_the_papers else None
-        paper = None if printed is None else Published(printed, "table 5, 4 or 16 TPU chips")
+        paper = None
+        if printed is not None:
+            paper = Published(printed[0], "table 5, 4 or 16 TPU chips", printed[1])
         rows.append(Row({**coordinates, MEASURE: STEPS}, Value.of(steps)))
         rows.append(Row({**coordinates, MEASURE: SECONDS}, Value.of(seconds), paper))
     every = preset.recipe.train.evaluate_every

@@ -35,6 +35,7 @@ from softprompt_jax.reproduction.catalogue import EXPERIMENTS
 from softprompt_jax.reproduction.experiment import Context
 from softprompt_jax.reproduction.grid import Cell, Outcome, make_cells
 from softprompt_jax.reproduction.presets import PAPER, SMALL, Size
+from softprompt_jax.reproduction.published import TABLE_5
 from softprompt_jax.tasks import get_task
 
 
@@ -204,6 +205,12 @@ def test_steps_to_the_mean():
     assert tab5.steps_to_mean({}) == {}
 
 
+def test_the_papers_times():
+    assert TABLE_5["Large", 1] == (197, 130)
+    assert TABLE_5["XXL", 100] == (3 * 3600 + 51 * 60 + 15, 45 * 60 + 53)
+    assert len(TABLE_5) == 15
+
+
 def test_table_5(context, monkeypatch):
     monkeypatch.setattr(tab5, "LENGTHS", (3,))
     steps, seconds = tab5.EXPERIMENT.compute(context).rows
@@ -266,23 +273,21 @@ tab6_points = tab6.points
 
 @pytest.mark.slow
 def test_parameterizations(context, monkeypatch):
-    monkeypatch.setattr(parameterizations, "KINDS", ("plain", "residual_mlp"))
+    kinds = ("plain", "residual_mlp", "dept", "prefix")
+    monkeypatch.setattr(parameterizations, "KINDS", kinds)
     result = parameterizations.EXPERIMENT.compute(context)
     rows = {
         (row.coordinates[parameterizations.AXIS], row.coordinates["measure"]): row.ours
         for row in result.rows
     }
-    assert {kind for kind, _ in rows} == {"plain", "residual_mlp"}
+    assert {kind for kind, _ in rows} == {*kinds}
     for (_, measure), value in rows.items():
         assert len(value.by_seed) == 2, measure
         assert value.mean > 0, measure
-    # Folded, a prompt is a prompt.
-    sizes = {rows[kind, "stored bytes"].mean for kind in ("plain", "residual_mlp")}
-    assert len(sizes) == 1
-    assert {run["config"]["prompt"]["parameterization"] for run in result.runs} == {
-        "plain",
-        "residual_mlp",
-    }
+    # Folded, a prompt is a prompt; the others are more.
+    plain, folded, *others = (rows[kind, "stored bytes"].mean for kind in kinds)
+    assert plain == folded < min(others)
+    assert {run["config"]["prompt"]["parameterization"] for run in result.runs} == {*kinds}
 
 
 @pytest.mark.parametrize("table", [tab1, tab2])
@@ -328,5 +333,6 @@ def test_every_experiment_is_named_after_its_file():
         assert experiment.compute.__module__ in (
             f"softprompt_jax.reproduction.{name}",
             "softprompt_jax.reproduction.experiment",
+            "softprompt_jax.reproduction.data_tables",  # tables 7 to 16
         )
     assert list(EXPERIMENTS)[:4] == ["fig1", "fig2", "fig3a", "fig3b"]

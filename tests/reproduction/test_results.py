@@ -116,7 +116,8 @@ def test_the_text_tells_what_is_measured():
     rows = [Row({"size": "a", "n": 1}, Value.of({0: 1.0, 1: 2.0, 2: 4.0}))]
     result = Result(rows, unit="accuracy (%)", data="movie_reviews, test", notes=["Beware."])
     told = to_json(FACTS, result)
-    assert "Counted from the models' shapes" in as_markdown(told)
+    assert "Counted from the models' shapes" in as_markdown({**told, "models": {"a": {}}})
+    assert "`tiny`: counted from the data" in as_markdown(told)
     text = as_markdown({**told, "runs": [{}]})
     assert text.startswith("## Figure 0: Things\n\nPreset `tiny`: random models. ")
     assert "Accuracy (%) on movie_reviews, test, mean ± standard deviation of 3 seeds." in text
