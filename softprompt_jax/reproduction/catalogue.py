@@ -2,6 +2,7 @@
 
 from softprompt_jax.reproduction import (
     data_tables,
+    family,
     fig1,
     fig2,
     fig3a,
@@ -39,5 +40,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         *data_tables.EXPERIMENTS,
         sec7.EXPERIMENT,
         parameterizations.EXPERIMENT,
+        family.EXPERIMENT,
     )
 }

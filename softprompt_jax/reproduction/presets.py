@@ -169,7 +169,10 @@ PAPER = Preset(
 
 # ---------------------------------------------------------------------------------- the small ones
 
-SMALL_TASKS = (TaskOptions(name="movie_reviews", max_input_length=80, max_target_length=8),)
+SMALL_TASKS = tuple(
+    TaskOptions(name=name, max_input_length=80, max_target_length=8)
+    for name in ("movie_reviews", "sms_spam")
+)
 """Tasks that come with the package."""
 
 _FAMILY = tuple(

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from softprompt_jax.config import TaskOptions
 from softprompt_jax.files import write_text
 from softprompt_jax.models.families import parameter_count
 from softprompt_jax.models.known_shapes import model_config
@@ -182,22 +183,28 @@ def describe_data(preset: Preset) -> str:
 def commonest_label_score(preset: Preset) -> float | None:
     """The score of always giving the commonest label, in percent, as a mean over the tasks.
 
-    None for the paper's tasks, and where one of the tasks is not judged by its accuracy alone.
+    None for the paper's tasks, and where one of the tasks has no labels.
     """
     if preset.is_the_papers:
         return None
-    shares = []
-    for options in preset.tasks:
-        (task,) = tasks_from_options(options)
-        if not task.labels or task.metrics != ("accuracy",):
-            return None
-        answers = Counter(
-            reference.answers[0]
-            for example in task.split(scored_split(task.splits))
-            for _, reference in task.evaluation_rows(example)
-        )
-        shares.append(100 * max(answers.values()) / answers.total())
-    return statistics.fmean(shares)
+    scores = [commonest_label_score_of(options) for options in preset.tasks]
+    there = [score for score in scores if score is not None]
+    return statistics.fmean(there) if len(there) == len(scores) else None
+
+
+def commonest_label_score_of(options: TaskOptions) -> float | None:
+    """As `commonest_label_score`, of one task; None for a task without labels."""
+    (task,) = tasks_from_options(options)
+    if not task.labels:
+        return None
+    references = [
+        reference
+        for example in task.split(scored_split(task.splits))
+        for _, reference in task.evaluation_rows(example)
+    ]
+    ((commonest, _),) = Counter(each.answers[0] for each in references).most_common(1)
+    metrics = task.evaluate([commonest] * len(references), references)
+    return 100 * task.main_value(metrics)
 
 
 # --------------------------------------------------------------------------------------- as files

@@ -10,12 +10,14 @@ from reproduction.tiny_preset import tiny_preset
 from safetensors.numpy import load_file
 from tiny_models import make_tiny
 
-from softprompt_jax.config import ModelOptions, TrainOptions
+from softprompt_jax.config import ModelOptions, RunConfig, TrainOptions
 from softprompt_jax.errors import UserError
+from softprompt_jax.models import load_model
 from softprompt_jax.pretraining.config import PretrainConfig
 from softprompt_jax.prompts import SoftPrompt
 from softprompt_jax.reproduction import (
     domain_shift,
+    family,
     fig1,
     fig2,
     fig3a,
@@ -37,6 +39,7 @@ from softprompt_jax.reproduction.grid import Cell, Outcome, make_cells
 from softprompt_jax.reproduction.presets import PAPER, SMALL, Size
 from softprompt_jax.reproduction.published import TABLE_5
 from softprompt_jax.tasks import get_task
+from softprompt_jax.training.setup import initial_vectors, tasks_from_options
 
 
 @pytest.fixture(scope="module")
@@ -288,6 +291,34 @@ def test_parameterizations(context, monkeypatch):
     plain, folded, *others = (rows[kind, "stored bytes"].mean for kind in kinds)
     assert plain == folded < min(others)
     assert {run["config"]["prompt"]["parameterization"] for run in result.runs} == {*kinds}
+
+
+@pytest.mark.slow
+def test_the_family_task_by_task(context, monkeypatch, tmp_path):
+    one_size = dataclasses.replace(context.preset, sizes=context.preset.sizes[:1])
+    monkeypatch.chdir(tmp_path)  # no bbc/ here
+    result = family.EXPERIMENT.compute(dataclasses.replace(context, preset=one_size))
+    (task,) = one_size.tasks
+    rows = {row.coordinates["method"]: row.ours for row in result.rows}
+    assert list(rows) == ["commonest label", "untrained prompt", "prompt tuning", "model tuning"]
+    test_rows = [json.loads(line) for line in Path(task.test_file or "").read_text().splitlines()]
+    labels = [row["target"] for row in test_rows]
+    share = max(labels.count(label) for label in set(labels)) / len(labels)
+    assert rows["commonest label"].mean == pytest.approx(100 * share)
+    # One step of nearly no size: what is scored is the prompt's start.
+    untrained = [run for run in result.runs if run["config"]["train"]["steps"] == 1]
+    assert len(untrained) == 2
+    for run in untrained:
+        prompt = SoftPrompt.load(f"{run['folder']}/best").vectors
+        start = initial_vectors_of(run["config"])
+        assert np.abs(prompt - start).max() < 1e-9
+    assert "BBC topics are left out" in result.notes[1]
+
+
+def initial_vectors_of(saved: dict) -> np.ndarray:
+    config = RunConfig.from_json(json.dumps(saved))
+    model = load_model(config.model.name)
+    return np.asarray(initial_vectors(config, model, tasks_from_options(config.task)))
 
 
 @pytest.mark.parametrize("table", [tab1, tab2])
