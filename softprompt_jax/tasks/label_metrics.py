@@ -246,8 +246,9 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 def _direction(numbers: np.ndarray) -> np.ndarray:
     """Deviations from the mean as a vector of length 1; the numbers are not all the same."""
-    # Stretched to [0, 1] first, so that neither huge nor hardly different numbers lose precision.
-    stretched = numbers / np.max(np.abs(numbers))
+    # Stretched to [0, 1] first, so that neither huge nor hardly different numbers lose precision:
+    # to below 1 by a power of two, which rounds nothing.
+    stretched = np.ldexp(numbers, -np.frexp(np.max(np.abs(numbers)))[1])
     stretched -= np.min(stretched)
     stretched /= np.max(stretched)
     deviation = stretched - np.mean(stretched)
