@@ -60,6 +60,8 @@ def replace_folder(folder: Path) -> Iterator[Path]:
         raise
     for path in fresh.rglob("*"):
         if path.is_file():
+            # safetensors lets nobody but the owner read what it writes.
+            path.chmod(fresh.stat().st_mode & 0o666)
             with path.open("rb") as file:
                 os.fsync(file.fileno())
     recover_folder(folder)

@@ -137,3 +137,13 @@ def test_write_text_replaces_whole_files(tmp_path, monkeypatch):
     write_text(path, "three")
     assert path.read_text() == "three"
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_files_may_be_read_by_whom_the_umask_lets(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with replace_folder(tmp_path / "folder") as fresh:
+            (fresh / "a.txt").touch(mode=0o600)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "folder" / "a.txt").stat().st_mode & 0o777 == 0o640

@@ -12,11 +12,12 @@ from typing import Any
 from softprompt_jax.errors import UserError
 from softprompt_jax.reproduction.experiment import Context, Experiment
 from softprompt_jax.reproduction.figures import Told, grouped, plain_numbers
+from softprompt_jax.reproduction.presets import SMALL_TASKS
 from softprompt_jax.reproduction.published import TABLE_7, TABLES_8_TO_16, LabelTable
 from softprompt_jax.reproduction.results import Published, Result, Row, Value
 from softprompt_jax.tasks import Task, get_task
 
-PACKAGED = ("movie_reviews", "sms_spam")
+PACKAGED = tuple(options.name for options in SMALL_TASKS)
 """Tasks that come with the package, in the order in which they stand in for the paper's."""
 
 DATA_SET, SPLIT, LABEL = "data set", "split", "label"
