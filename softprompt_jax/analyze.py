@@ -57,6 +57,7 @@ from softprompt_jax.inference.setup import (
     parse_prompts,
     read_prompts,
     task_options,
+    vectors_only,
     warn_of_other_weights,
 )
 from softprompt_jax.models import resolve_model
@@ -137,7 +138,8 @@ def _similarity(given: Any) -> None:
 
 def _waywardness(given: Any) -> None:
     opened = open_prompts(given, parse_prompts(given.prompts, named=False))
-    asked = task_options(given.task, given.rest, opened.prompts)
+    prompts = vectors_only(opened.prompts)
+    asked = task_options(given.task, given.rest, prompts)
     (task, *others) = tasks_from_options(asked)
     if others:
         raise UserError("A mixture is judged task by task; name one with --task.")
@@ -158,7 +160,7 @@ def _waywardness(given: Any) -> None:
         layout=opened.layout,
     )
     vocabulary = Vocabulary.of(model, not given.no_special)
-    report = waywardness.describe(opened.prompts, vocabulary, judge, task.name, split, given.text)
+    report = waywardness.describe(prompts, vocabulary, judge, task.name, split, given.text)
     _tell(report, given)
 
 

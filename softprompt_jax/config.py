@@ -39,10 +39,14 @@ class PromptOptions:
     """Text whose embeddings start the prompt with init=text, tiled or cut to the length."""
     file: str | None = None
     """Prompt folder (or .npy file) that starts the prompt with init=file."""
-    parameterization: Literal["plain", "residual_mlp", "mlp", "lstm", "multitask"] = "plain"
+    parameterization: Literal[
+        "plain", "residual_mlp", "mlp", "lstm", "multitask", "dept", "prefix"
+    ] = "plain"
     """What is trained: the vectors; or what gives them and is folded into them for the best prompt:
     vectors plus an MLP of them (residual prompt tuning), an MLP or LSTM (P-tuning), or one prompt
-    for a task.mixture times a matrix of rank one a task (MPT)."""
+    for a task.mixture times a matrix of rank one a task (MPT). Or what is no plain prompt: vectors
+    and offsets of low rank to the input's embeddings (DePT), or keys and values of every layer
+    (prefix tuning, P-tuning v2)."""
     hidden_size: int | None = None
     """Hidden width of the MLP or LSTM; None: 800 for residual_mlp, else the model's width."""
     layer_norm: bool = True
@@ -50,8 +54,15 @@ class PromptOptions:
     separate_networks: bool = False
     """A residual MLP for each position instead of one for all."""
     network_learning_rate: float | None = None
-    """Learning rate of the MLP's or LSTM's weights; None: 0.001. The vectors have the optimizer's
-    own."""
+    """Learning rate of the MLP's or LSTM's weights, DePT's offsets or a prefix; None: 0.01 for a
+    prefix, else 0.001. Vectors have the optimizer's own."""
+    rank: int = 30
+    """Rank of DePT's offsets, of which each of task.max_input_length positions has one."""
+    teachers: tuple[str, ...] = ()
+    """Prompt folders, one for each task of task.mixture in order, that a multitask prompt is
+    distilled from."""
+    distillation_weight: float = 0.9
+    """Weight of the divergence from the teachers' answers, beside the loss."""
     wayward_text: str | None = None
     """Draw the prompt to this text's embeddings, tiled or cut to the length (waywardness)."""
     wayward_gamma: float = 0.01

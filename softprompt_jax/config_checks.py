@@ -22,6 +22,7 @@ def check(config: BaseConfig) -> None:
     for name, least in (
         ("prompt.length", 1),
         ("prompt.hidden_size", 1),
+        ("prompt.rank", 1),
         ("task.max_input_length", 1),
         ("task.max_target_length", 1),
         ("task.train_examples", 1),
@@ -104,6 +105,17 @@ def _check_parameterization(config: RunConfig) -> None:
         raise UserError(f"--prompt.network_learning_rate is {rate}; it must be a positive number.")
     if not 0 <= options.wayward_gamma < float("inf"):
         raise UserError(f"--prompt.wayward_gamma is {options.wayward_gamma}; it must be 0 or more.")
+    if not 0 <= options.distillation_weight < float("inf"):
+        raise UserError(
+            f"--prompt.distillation_weight is {options.distillation_weight}; it must be 0 or more."
+        )
+    if options.teachers and (
+        kind != "multitask" or len(options.teachers) != len(config.task.mixture)
+    ):
+        raise UserError(
+            "--prompt.teachers are for --prompt.parameterization multitask, one for each task of "
+            "--task.mixture; give as many, or leave them out."
+        )
     if options.wayward_text is not None and not options.wayward_text.strip():
         raise UserError("--prompt.wayward_text is empty; give it a text or leave it out.")
     if config.train.method == "model_tuning":
@@ -115,6 +127,16 @@ def _check_parameterization(config: RunConfig) -> None:
         raise UserError(
             f"--train.freeze is not for the parts of a prompt; leave it out with "
             f"--prompt.parameterization {kind}."
+        )
+    if kind in ("dept", "prefix") and options.wayward_text is not None:
+        raise UserError(
+            f"--prompt.wayward_text draws vectors to a text, but a {kind} prompt is more than "
+            "vectors; leave it out."
+        )
+    if kind == "prefix" and (config.train.scan_layers or config.train.remat in ("dots", "full")):
+        raise UserError(
+            "--prompt.parameterization prefix is for layers that neither loop nor are computed "
+            "anew; leave out --train.scan_layers and --train.remat."
         )
     if kind == "multitask" and len(config.task.mixture) < 2:
         raise UserError(

@@ -10,7 +10,7 @@ prompt; with --ensemble also
 - the majority vote: of labels with equally many votes the one with the higher log-likelihood summed
   over all prompts wins, of texts the one that comes first in the prompts' order,
 - the label with the highest probability averaged over the prompts (where labels are scored),
-- the prompt whose vectors are the mean of theirs (where they have one length).
+- the prompt whose vectors are the mean of theirs (where they have vectors, and one length).
 
 The task's own options (--task.train-file, --task.evaluation, --task.max-input-length …) are those
 of `softprompt_jax.train`; --config takes them from a recipe.
@@ -47,6 +47,7 @@ from softprompt_jax.inference.setup import (
     parse_prompts,
     task_options,
 )
+from softprompt_jax.prompts.soft_prompt import SoftPrompt
 from softprompt_jax.tasks import Reference, Task, rename_labels
 from softprompt_jax.training.setup import tasks_from_options
 
@@ -218,8 +219,9 @@ def evaluate(job: Job, opened: Opened, ensemble: bool) -> dict[str, Any]:
         `mean_probability` and `mean_prompt`, null where it does not exist.
     """
     prompts = dict(opened.prompts)
-    if ensemble and len({prompt.length for prompt in prompts.values()}) == 1:
-        prompts[_MEAN] = ensembles.mean_prompt(list(opened.prompts.values()))
+    plain = [prompt for prompt in prompts.values() if isinstance(prompt, SoftPrompt)]
+    if ensemble and len(plain) == len(prompts) and len({prompt.length for prompt in plain}) == 1:
+        prompts[_MEAN] = ensembles.mean_prompt(plain)
     predictor = opened.load(prompts)
     names = list(opened.prompts)
     if job.said:

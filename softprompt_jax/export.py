@@ -5,8 +5,9 @@ r"""`python -m softprompt_jax.export`: a prompt in another form, or from another
     python -m softprompt_jax.export owner/boolq --prompt prompts/boolq
     python -m softprompt_jax.export runs/boolq/best --embeddings request.safetensors --text "…"
 
-SOURCE is a prompt folder, the folder of a PEFT adapter (prompt tuning or p-tuning), a .npy file as
-the original code keeps prompts, or a repository of the Hugging Face hub. It is written to each of:
+SOURCE is a prompt folder, the folder of a PEFT adapter (prompt, prefix or p-tuning), a .npy file
+as the original code keeps prompts, or a repository of the Hugging Face hub. It is written to each
+of:
 
 --prompt FOLDER      our own form, for `predict`, `evaluate` and `--prompt.init file`
 --peft FOLDER        a PEFT adapter, with the prompt's card and a README.md
@@ -33,13 +34,14 @@ from softprompt_jax.exchange import (
     export_npy,
     export_peft,
     push_to_hub,
-    read_prompt,
+    read_any_prompt,
 )
 from softprompt_jax.exchange.embeddings import check_suffix
 from softprompt_jax.exchange.hub import check_repo_id, check_token
 from softprompt_jax.models import LanguageModel, resolve_model
 from softprompt_jax.models.loading import ModelFiles
 from softprompt_jax.prompts.soft_prompt import SoftPrompt
+from softprompt_jax.prompts.unfolded_prompt import UnfoldedPrompt
 
 TARGETS = ("prompt", "peft", "npy", "embeddings", "push_to_hub")
 
@@ -49,7 +51,9 @@ def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     _check(options)
     files = None if options.model is None else resolve_model(options.model)
-    prompt = read_prompt(options.source, model=files, revision=options.revision)
+    prompt = read_any_prompt(options.source, model=files, revision=options.revision)
+    if not isinstance(prompt, SoftPrompt):
+        return _export_unfolded(prompt, options, files)
     load = functools.cache(functools.partial(_load, prompt, files))
     words = _nearest(prompt, load(), options.neighbours) if options.neighbours else ()
     described = {
@@ -70,6 +74,23 @@ def main(arguments: Sequence[str]) -> int:
     if (repository := options.push_to_hub) is not None:
         address = push_to_hub(prompt, repository, private=options.private, **described)
         print(f"repository: {address}")
+    return 0
+
+
+def _export_unfolded(
+    prompt: UnfoldedPrompt, options: argparse.Namespace, files: ModelFiles | None
+) -> int:
+    """As `main` for a prompt that is more than vectors."""
+    asked = [name for name in (*TARGETS, "neighbours") if getattr(options, name)]
+    for name in asked:
+        if name not in ("prompt", "peft"):
+            raise UserError(
+                f"--{name.replace('_', '-')} takes vectors, but this {prompt.kind!r} prompt is "
+                "more than vectors; leave it out."
+            )
+    described = {"model": files, "base_model": options.base_model, "license": options.license}
+    _write("PEFT adapter", options.peft, lambda: export_peft(prompt, options.peft, **described))
+    _write("prompt", options.prompt, lambda: prompt.save(options.prompt))
     return 0
 
 

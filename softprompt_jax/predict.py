@@ -48,6 +48,7 @@ from softprompt_jax.inference.setup import (
     open_prompts,
     parse_prompts,
 )
+from softprompt_jax.prompts.soft_prompt import SoftPrompt
 from softprompt_jax.version import __version__
 
 # Rows that are answered together, in batches of about one length: enough that few batches are part
@@ -206,7 +207,9 @@ def describe_job(options: argparse.Namespace, opened: Opened, digest: str) -> di
     """The facts that decide an output file's bytes."""
     prompts = {}
     for name, prompt in opened.prompts.items():
-        vectors = hashlib.sha256(np.asarray(prompt.vectors).tobytes()).hexdigest()
+        arrays = [prompt.vectors] if isinstance(prompt, SoftPrompt) else prompt.tensors.values()
+        whole = b"".join(np.asarray(array).tobytes() for array in arrays)
+        vectors = hashlib.sha256(whole).hexdigest()
         prompts[name] = {"vectors": vectors, "labels": labels_of(name, prompt)}
     return {
         "input": digest,

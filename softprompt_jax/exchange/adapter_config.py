@@ -3,13 +3,15 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from softprompt_jax.errors import UserError
 from softprompt_jax.exchange.outside import read_json_object
 from softprompt_jax.models.language_model import LanguageModel
 from softprompt_jax.models.loading import ModelFiles, resolve_model
+from softprompt_jax.prompts.reparameterizations import EncoderDecoderPrefix, LayerPrefix
 from softprompt_jax.prompts.soft_prompt import SoftPrompt
+from softprompt_jax.prompts.unfolded_prompt import AnyTrainedPrompt, UnfoldedPrompt
 
 CONFIG_FILE = "adapter_config.json"
 PEFT_VERSION = "0.21.2"  # whose format is written
@@ -32,22 +34,22 @@ _OWN_KEYS = {
         *("encoder_dropout", "encoder_hidden_size", "encoder_num_layers"),
         "encoder_reparameterization_type",
     },
+    "PREFIX_TUNING": {"encoder_hidden_size", "init_weights", "prefix_projection"},
 }
 _NO_PROMPTS = {
-    "PREFIX_TUNING": "its vectors are keys and values of every layer, not rows before the input",
     "MULTITASK_PROMPT_TUNING": "it computes a prompt for each of several tasks",
     "CPT": "its vectors are offsets to the tokens of a text",
-    "CARTRIDGE": "its vectors are keys and values of every layer, not rows before the input",
+    "CARTRIDGE": "part of its keys and values is frozen",
 }
 
 
 def make_config(
-    prompt: SoftPrompt,
+    prompt: AnyTrainedPrompt,
     *,
     model: LanguageModel | ModelFiles | None = None,
     base_model: str | None = None,
 ) -> dict[str, Any]:
-    """The content of the adapter_config.json of a prompt; its 17 keys are those of PEFT.
+    """The content of the adapter_config.json of a prompt; its keys are those of PEFT.
 
     Args:
         prompt: to be exported.
@@ -55,8 +57,16 @@ def make_config(
         base_model: what `base_model_name_or_path` says; None: the model on the prompt's card.
 
     Raises:
-        UserError: the model is not known or found, or has another width.
+        UserError: the model is not known or found or has another shape, or PEFT has no such prompt.
     """
+    if not isinstance(prompt, SoftPrompt) and not isinstance(prompt.module, LayerPrefix):
+        reason = "adds offsets to the input's embeddings, which no adapter of PEFT does"
+        if isinstance(prompt.module, EncoderDecoderPrefix):
+            reason = "has other layers than PEFT's, which gives T5's encoder none"
+        raise UserError(
+            f"This {prompt.kind!r} prompt cannot be a PEFT adapter: it {reason}; export a plain "
+            "prompt, or the prefix of a causal model."
+        )
     on_card = _line(prompt.card.get("model"))
     if model is None:
         if on_card is None:
@@ -67,7 +77,7 @@ def make_config(
     # The revision on the card is that of the model on the card.
     revision = None if base_model else _line(prompt.card.get("model_revision"))
     is_t5 = model.config.is_encoder_decoder
-    return {
+    common = {
         "auto_mapping": None,
         "base_model_name_or_path": base_model or HUB_NAMES.get(trained_on, trained_on),
         "inference_mode": True,
@@ -77,16 +87,42 @@ def make_config(
         # PEFT would expect a second half of rows for T5, which it never uses.
         "num_transformer_submodules": 1,
         "num_virtual_tokens": prompt.length,
-        "peft_type": "PROMPT_TUNING",
         "peft_version": PEFT_VERSION,
-        "prompt_tuning_init": "RANDOM",
-        "prompt_tuning_init_text": None,
         "revision": revision,
         "task_type": "SEQ_2_SEQ_LM" if is_t5 else "CAUSAL_LM",
+    }
+    if isinstance(prompt, UnfoldedPrompt) and isinstance(prompt.module, LayerPrefix):
+        _, heads, _, width = prompt.module.keys.shape
+        return common | {
+            "encoder_hidden_size": heads * width,
+            "init_weights": None,
+            "num_attention_heads": heads,
+            "peft_type": "PREFIX_TUNING",
+            "prefix_projection": False,
+            "token_dim": heads * width,
+        }
+    return common | {
+        "peft_type": "PROMPT_TUNING",
+        "prompt_tuning_init": "RANDOM",
+        "prompt_tuning_init_text": None,
         "token_dim": model.config.d_model,
         "tokenizer_kwargs": None,
         "tokenizer_name_or_path": None,
     }
+
+
+class PrefixShape(NamedTuple):
+    """Of the keys and values of a prefix.
+
+    Attributes:
+        layers: of the model, or of its decoder.
+        heads: of keys and values.
+        width: of a head.
+    """
+
+    layers: int
+    heads: int
+    width: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +136,7 @@ class Adapter:
         length: virtual tokens.
         rows: of the stored tensor.
         width: of its rows; None: not told.
+        prefix: of PREFIX_TUNING.
     """
 
     path: Path
@@ -108,14 +145,16 @@ class Adapter:
     length: int
     rows: int
     width: int | None
+    prefix: PrefixShape | None = None
 
 
 def read_config(folder: Path) -> Adapter:
     """Reads and checks a folder's adapter_config.json.
 
     Raises:
-        UserError: it is missing or damaged, of another type than PROMPT_TUNING or P_TUNING, lacks
-            `task_type`, contradicts itself, or sets what this version does not know.
+        UserError: it is missing or damaged, of another type than PROMPT_TUNING, P_TUNING or
+            PREFIX_TUNING, lacks `task_type`, contradicts itself, or sets what this version does not
+            know.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
@@ -153,14 +192,34 @@ def read_config(folder: Path) -> Adapter:
             f"{default} at most; mend the file."
         )
     width = _whole(path, raw, "token_dim")
+    if peft_type == "PREFIX_TUNING":
+        if halves not in (None, default):
+            raise UserError(
+                f"{path} has num_transformer_submodules {halves}, with which PEFT's T5 confuses "
+                "the prefix with the input; mend the file."
+            )
+        shape = _prefix_shape(path, raw, width)
+        stored = 2 * shape.layers * shape.heads * shape.width
+        return Adapter(path, raw, task_type, length, length, stored, shape)
     return Adapter(path, raw, task_type, length, length * (halves or default), width)
+
+
+def _prefix_shape(path: Path, raw: Mapping[str, Any], width: int | None) -> PrefixShape:
+    layers, heads = (_whole(path, raw, key) for key in ("num_layers", "num_attention_heads"))
+    if layers is None or heads is None or width is None or width % heads:
+        raise UserError(
+            f"{path} does not say num_layers, num_attention_heads and token_dim, a multiple of the "
+            "heads; mend the file."
+        )
+    return PrefixShape(layers, heads, width // heads)
 
 
 def _check_type(path: Path, raw: Mapping[str, Any]) -> str:
     peft_type = raw.get("peft_type")
     if isinstance(peft_type, str) and peft_type in _OWN_KEYS:
         return peft_type
-    known = " and ".join(_OWN_KEYS)
+    *first, last = _OWN_KEYS
+    known = f"{', '.join(first)} or {last}"
     if not isinstance(peft_type, str):
         raise UserError(f"{path} has no peft_type; give a {known} adapter.")
     reason = _NO_PROMPTS.get(peft_type, "it is no soft prompt that this version knows")

@@ -10,6 +10,7 @@ from huggingface_hub import ModelCardData
 from softprompt_jax.models.hub import looks_like_hub_id
 from softprompt_jax.models.loading import BUILT_IN, OWN
 from softprompt_jax.prompts.soft_prompt import SoftPrompt
+from softprompt_jax.prompts.unfolded_prompt import AnyTrainedPrompt
 
 _PEFT_CLASSES = {
     "SEQ_2_SEQ_LM": "AutoPeftModelForSeq2SeqLM",
@@ -18,7 +19,7 @@ _PEFT_CLASSES = {
 
 
 def model_card(
-    prompt: SoftPrompt,
+    prompt: AnyTrainedPrompt,
     config: Mapping[str, Any],
     *,
     repo_id: str = "FOLDER",
@@ -59,9 +60,7 @@ def model_card(
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {title}",
-        f"{prompt.length} virtual tokens of width {prompt.vectors.shape[1]}, trained for the frozen"
-        " model below by prompt tuning (Lester, Al-Rfou, Constant 2021,"
-        " [arXiv:2104.08691](https://arxiv.org/abs/2104.08691)).",
+        _describe(prompt),
         _table(
             ("", ""),
             [(name, _told(value)) for name, value in facts.items() if value not in (None, "", [])],
@@ -88,6 +87,20 @@ def model_card(
             _table(("position", "words"), rows),
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def _describe(prompt: AnyTrainedPrompt) -> str:
+    if not isinstance(prompt, SoftPrompt):
+        return (
+            f"Keys and values of {prompt.length} virtual tokens in every layer, trained for the "
+            "frozen model below by prefix tuning (Li and Liang 2021,"
+            " [arXiv:2101.00190](https://arxiv.org/abs/2101.00190))."
+        )
+    return (
+        f"{prompt.length} virtual tokens of width {prompt.vectors.shape[1]}, trained for the frozen"
+        " model below by prompt tuning (Lester, Al-Rfou, Constant 2021,"
+        " [arXiv:2104.08691](https://arxiv.org/abs/2104.08691))."
+    )
 
 
 def _use(repo_id: str, model_name: Any, task_type: str) -> str:

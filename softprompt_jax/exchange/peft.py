@@ -34,12 +34,15 @@ from softprompt_jax.exchange.outside import (
     damaged,
     read_json_object,
 )
+from softprompt_jax.exchange.peft_prefix import prefix_of_rows, rows_of_prefix
 from softprompt_jax.files import recover_folder, replace_folder
 from softprompt_jax.models.hub import looks_like_hub_id
 from softprompt_jax.models.language_model import LanguageModel
 from softprompt_jax.models.loading import ModelFiles
 from softprompt_jax.models.tensor_files import SafetensorsSource, TorchSource
+from softprompt_jax.prompts.reparameterizations import LayerPrefix
 from softprompt_jax.prompts.soft_prompt import FORMAT, SoftPrompt
+from softprompt_jax.prompts.unfolded_prompt import AnyTrainedPrompt, UnfoldedPrompt
 
 TENSOR_FILE = "adapter_model.safetensors"
 TORCH_FILE = "adapter_model.bin"
@@ -54,7 +57,7 @@ DIGEST = "vectors_sha256"
 
 
 def export_peft(
-    prompt: SoftPrompt,
+    prompt: AnyTrainedPrompt,
     folder: str | Path,
     *,
     model: LanguageModel | ModelFiles | None = None,
@@ -65,7 +68,8 @@ def export_peft(
     """Writes a folder that `PeftModel.from_pretrained` loads, with equal logits.
 
     The tensor is `prompt_embeddings` `[length, d_model]`, for T5 with one row a position
-    (`num_transformer_submodules` 1). A folder that was exported before is replaced whole.
+    (`num_transformer_submodules` 1), or of a causal model's prefix `[length, 2 L G K]`
+    (`peft_prefix`). A folder that was exported before is replaced whole.
 
     Args:
         prompt: to be written.
@@ -76,15 +80,18 @@ def export_peft(
         neighbours: for README.md: for each position the nearest words of the vocabulary.
 
     Raises:
-        UserError: the model is not known or found or has another width, the vectors are not finite,
-            or there is something else in the folder, which would be lost.
+        UserError: PEFT has no such prompt, the model is not known or found or has another shape,
+            the vectors are not finite, or there is something else in the folder, which would be
+            lost.
     """
     config = make_config(prompt, model=model, base_model=base_model)
     readme = model_card(prompt, config, license=license, neighbours=neighbours)
     write_adapter(prompt, config, Path(folder), readme)
 
 
-def write_adapter(prompt: SoftPrompt, config: Mapping[str, Any], folder: Path, readme: str) -> None:
+def write_adapter(
+    prompt: AnyTrainedPrompt, config: Mapping[str, Any], folder: Path, readme: str
+) -> None:
     """Writes a folder of PEFT's layout with our card, whole or not at all.
 
     Args:
@@ -98,14 +105,15 @@ def write_adapter(prompt: SoftPrompt, config: Mapping[str, Any], folder: Path, r
     """
     folder = folder.absolute()
     _check_target(folder)
-    vectors = check_vectors(prompt.vectors, "memory")
-    card = {
-        **prompt.card,
-        "format": FORMAT,
-        "length": prompt.length,
-        "d_model": vectors.shape[1],
-        DIGEST: _digest(vectors),
-    }
+    card = {**prompt.card, "format": FORMAT, "length": prompt.length}
+    if isinstance(prompt, SoftPrompt):
+        vectors = check_vectors(prompt.vectors, "memory")
+        card["d_model"] = vectors.shape[1]
+    else:
+        assert isinstance(prompt.module, LayerPrefix)
+        vectors = check_vectors(rows_of_prefix(prompt.module), "memory")
+        card["kind"] = prompt.kind
+    card[DIGEST] = _digest(vectors)
     texts = {
         CONFIG_FILE: json.dumps(config, indent=2, sort_keys=True),
         CARD_FILE: json.dumps(card, indent=2) + "\n",
@@ -138,11 +146,12 @@ def import_peft(
     *,
     model: LanguageModel | ModelFiles | None = None,
     revision: str | None = None,
-) -> SoftPrompt:
-    """Reads a PROMPT_TUNING or P_TUNING adapter of a T5 or a causal model.
+) -> AnyTrainedPrompt:
+    """Reads a PROMPT_TUNING, P_TUNING or PREFIX_TUNING adapter of a T5 or a causal model.
 
     PEFT's T5 adapters have a second half of rows by default, which it trains with zero gradients
-    and never uses: only the first half is taken, and standard error says so.
+    and never uses: only the first half is taken, and standard error says so. What computed a prefix
+    (`prefix_projection`) is not in the file: the prefix is.
 
     Args:
         source: a folder, or "owner/name" on the hub.
@@ -150,8 +159,8 @@ def import_peft(
         revision: of the repository on the hub: branch, tag or commit; None: main.
 
     Returns:
-        The prompt. Its card is the one that `export_peft` wrote, or has the base model's name as
-        `model` and the adapter's own facts as `peft`.
+        The prompt; of PREFIX_TUNING an `UnfoldedPrompt`. Its card is the one that `export_peft`
+        wrote, or has the base model's name as `model` and the adapter's own facts as `peft`.
 
     Raises:
         UserError: there is no adapter, it is damaged or of another type, it lacks `task_type` (PEFT
@@ -175,7 +184,7 @@ def read_adapter(
     folder: Path,
     weights_folder: Callable[[], Path],
     model: LanguageModel | ModelFiles | None = None,
-) -> SoftPrompt:
+) -> AnyTrainedPrompt:
     """As `import_peft`.
 
     Args:
@@ -194,7 +203,12 @@ def read_adapter(
             file=sys.stderr,
         )
     vectors = rows[: adapter.length]
-    prompt = SoftPrompt(jnp.asarray(vectors), _card(folder, adapter, vectors))
+    card = _card(folder, adapter, vectors)
+    prompt: AnyTrainedPrompt
+    if adapter.prefix is None:
+        prompt = SoftPrompt(jnp.asarray(vectors), card)
+    else:
+        prompt = UnfoldedPrompt(prefix_of_rows(vectors, adapter, adapter.prefix), card)
     if model is not None:
         prompt.check_fits(model.config, model.name)
     return prompt

@@ -23,6 +23,7 @@ from softprompt_jax.models.hub import looks_like_hub_id
 from softprompt_jax.models.language_model import LanguageModel
 from softprompt_jax.models.loading import ModelFiles
 from softprompt_jax.prompts.soft_prompt import SoftPrompt
+from softprompt_jax.prompts.unfolded_prompt import AnyTrainedPrompt, load_prompt
 
 
 def push_to_hub(
@@ -83,13 +84,18 @@ def from_hub(repo_id: str, *, revision: str | None = None) -> SoftPrompt:
         revision: branch, tag or commit; None: main.
 
     Raises:
-        UserError: the repository is not found or reached, or holds no prompt that can be read.
+        UserError: the repository is not found or reached, or holds no prompt that can be read, or
+            one that is more than vectors.
     """
+    return _plain(_from_hub(repo_id, revision), repo_id)
+
+
+def _from_hub(repo_id: str, revision: str | None) -> AnyTrainedPrompt:
     folder = fetch(repo_id, [CONFIG_FILE, CARD_FILE], revision)
     if (folder / CONFIG_FILE).is_file():
         return read_adapter(folder, lambda: fetch_weights(repo_id, folder))
     if (folder / CARD_FILE).is_file():
-        return SoftPrompt.load(fetch(repo_id, [CARD_FILE, "prompt.safetensors"], folder.name))
+        return load_prompt(fetch(repo_id, [CARD_FILE, "prompt.safetensors"], folder.name))
     raise UserError(
         f"The repository {repo_id} holds no prompt ({CONFIG_FILE} or {CARD_FILE}); choose another."
     )
@@ -101,7 +107,32 @@ def read_prompt(
     model: LanguageModel | ModelFiles | None = None,
     revision: str | None = None,
 ) -> SoftPrompt:
-    """A prompt in any form that is known.
+    """A prompt's vectors in any form that is known.
+
+    Arguments as of `read_any_prompt`.
+
+    Raises:
+        UserError: as `read_any_prompt`, or the prompt is more than vectors.
+    """
+    return _plain(read_any_prompt(source, model=model, revision=revision), source)
+
+
+def _plain(prompt: AnyTrainedPrompt, source: str | Path) -> SoftPrompt:
+    if not isinstance(prompt, SoftPrompt):
+        raise UserError(
+            f"The prompt in {source} is a {prompt.kind!r} prompt, which is more than vectors; use "
+            "it with predict, evaluate or Predictor, or take a plain prompt."
+        )
+    return prompt
+
+
+def read_any_prompt(
+    source: str | Path,
+    *,
+    model: LanguageModel | ModelFiles | None = None,
+    revision: str | None = None,
+) -> AnyTrainedPrompt:
+    """A prompt of any kind, in any form that is known.
 
     Args:
         source: a prompt folder, the folder of a PEFT adapter, a .npy file, or "owner/name" on the
@@ -118,9 +149,9 @@ def read_prompt(
     if (path / CONFIG_FILE).is_file():
         return import_peft(path, model=model)
     if path.exists() or not (looks_like_hub_id(str(source)) and "/" in str(source)):
-        prompt = SoftPrompt.load(path)
+        prompt = load_prompt(path)
     else:
-        prompt = from_hub(str(source), revision=revision)
+        prompt = _from_hub(str(source), revision)
     if model is not None:
         prompt.check_fits(model.config, model.name)
     return prompt

@@ -16,8 +16,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from softprompt_jax.models.attention import KeysValues, count_real, last_real, token_positions
-from softprompt_jax.prompts.prompted_model import AnyPrompt, Batch, encode, prompt_past
+from softprompt_jax.models.attention import (
+    KeysValues,
+    count_real,
+    join_keys_values,
+    last_real,
+    token_positions,
+)
+from softprompt_jax.prompts.prompted_model import (
+    AnyPrompt,
+    Batch,
+    OffsetPrompt,
+    add_offsets,
+    decoder_past,
+    encode,
+    prompt_past,
+)
 
 Choose = Callable[[Float[Array, "B V"], Int[Array, ""]], Int[Array, " B"]]
 """From the next token's logits and the number of the step to the token."""
@@ -27,16 +41,20 @@ class Context(NamedTuple):
     """All that decoding takes from prompt and input, and room for what is decoded.
 
     Attributes:
-        layers: each layer's keys and values of self-attention, [B, G, M+R, K]; M is 0 for T5.
-        mask: bool [B, M], True for real columns (T5: [1, 0]).
+        layers: each layer's keys and values of self-attention, [B, G, M+R, K]; for T5 M counts
+            what the prompt puts before the decoder's tokens, most often nothing.
+        mask: bool [B, M], True for real columns (T5: [1, M]).
         cross: T5: each layer's keys and values of cross-attention; else none.
         cross_mask: T5: bool [B, P+S], True for real encoder inputs; else None.
+        first_offset: [B, D], what a causal model's prompt adds to the embedding of the first token
+            to decode from, which is the input's last; None: nothing.
     """
 
     layers: list[KeysValues]
     mask: Bool[Array, "B M"]
     cross: list[KeysValues]
     cross_mask: Bool[Array, "B S"] | None
+    first_offset: Float[Array, "B D"] | None = None
 
 
 def open_context(
@@ -48,7 +66,7 @@ def open_context(
         model: `T5`, `Llama` or `GPT2`.
         batch: `inputs` and `input_mask`, int32 and bool [B, S], padded on the right (for causal
             models: anywhere). A row without any real token only fills up the batch.
-        prompt: one prompt for all rows, one a row, or None; for causal models also as `Past`.
+        prompt: of any kind, or None.
         max_new_tokens: steps that will be decoded at most.
         beams: tokens a row and step.
 
@@ -70,8 +88,12 @@ def open_context(
 
         # Heads of self- and cross-attention are alike in number and width.
         layers = jax.tree.map(nothing_yet, cross)
+        earlier, columns = decoder_past(prompt), 0
+        if earlier is not None:
+            layers = [join_keys_values(*each) for each in zip(earlier, layers, strict=True)]
+            columns = earlier[0].keys.shape[2]
         first_B = jnp.full((rows,), model.config.decoder_start_id, jnp.int32)
-        return first_B, Context(layers, jnp.ones((1, 0), bool), cross, cross_mask)
+        return first_B, Context(layers, jnp.ones((1, columns), bool), cross, cross_mask)
 
     last_B = last_real(mask_BxS)
     first_B = jnp.take_along_axis(inputs, last_B[:, None], axis=1)[:, 0]
@@ -79,12 +101,17 @@ def open_context(
     column_S = jnp.arange(inputs.shape[1], dtype=jnp.int32)
     earlier_BxS = mask_BxS & (column_S[None] != last_B[:, None])
     before = prompt_past(model, prompt)
-    past = model.prefix(model.embed(inputs), earlier_BxS, before)
+    x = model.embed(inputs)
+    past = model.prefix(add_offsets(prompt, x, mask_BxS), earlier_BxS, before)
     shared = past.mask.shape[1] if before is None or before.mask is None else inputs.shape[1]
     model.check_length(shared + max_new_tokens - 1)
     more = ((0, 0), (0, 0), (0, room), (0, 0))
     layers = jax.tree.map(lambda x: jnp.pad(x, more), past.layers)
-    return first_B, Context(layers, past.mask, [], None)
+    first_offset = None
+    if isinstance(prompt, OffsetPrompt):
+        offsets = add_offsets(prompt, jnp.zeros_like(x), mask_BxS)
+        first_offset = jnp.take_along_axis(offsets, last_B[:, None, None], axis=1)[:, 0]
+    return first_B, Context(layers, past.mask, [], None, first_offset)
 
 
 def next_logits(
@@ -112,16 +139,20 @@ def next_logits(
     column = before + step * width
     step_R = jnp.arange(room, dtype=jnp.int32) // width
     x = model.embed(ids_BxL)
+    if context.first_offset is not None:
+        x = x + jnp.where(step == 0, context.first_offset, 0)[:, None]
     if model.config.is_encoder_decoder:
+        column_M = jnp.arange(before, dtype=jnp.int32)
+        earlier = jnp.ones((*seen_BxLxR.shape[:2], before), bool)
         h, layers = model.extend(
             x,
             context.layers,
             column,
             context.cross,
             context.cross_mask,
-            positions_L=jnp.broadcast_to(step[None], (width,)),
-            positions_R=step_R,
-            visible_BxLxR=seen_BxLxR,
+            positions_L=jnp.broadcast_to(before + step[None], (width,)),
+            positions_R=jnp.concatenate([column_M, before + step_R]),
+            visible_BxLxR=jnp.concatenate([earlier, seen_BxLxR], axis=2),
         )
     else:
         length_Bx1 = count_real(context.mask)[:, None]

@@ -13,19 +13,20 @@ from jaxtyping import Float
 
 from softprompt_jax.config import ParallelOptions
 from softprompt_jax.errors import UserError
-from softprompt_jax.exchange import read_prompt
+from softprompt_jax.exchange import read_any_prompt
 from softprompt_jax.inference import compiled
 from softprompt_jax.inference.batching import batch_rows, pad_choices
 from softprompt_jax.inference.compiled import row_spec
 from softprompt_jax.inference.encoding import Texts, encode_choice_lists, encode_texts
 from softprompt_jax.inference.places import PromptPlaces
+from softprompt_jax.inference.prompt_bank import check_together
 from softprompt_jax.inference.search import check_search
 from softprompt_jax.inference.serving_layout import serving_layout
 from softprompt_jax.inference.streaming import generate_in_steps
 from softprompt_jax.models import LanguageModel, resolve_model
 from softprompt_jax.models.blocks import set_attention
 from softprompt_jax.models.loading import check_dtype
-from softprompt_jax.prompts.soft_prompt import SoftPrompt
+from softprompt_jax.prompts.unfolded_prompt import AnyTrainedPrompt
 from softprompt_jax.training.parallel import Device, Layout, PmapLayout
 
 _UNDER_WAY = 8  # batches that are queued before an answer is waited for
@@ -39,7 +40,8 @@ class Predictor:
 
     Args:
         model: the frozen model.
-        prompts: prompts of any lengths, by name; `add` adds more.
+        prompts: prompts of any lengths, by name; `add` adds more. A DePT prompt, or a prefix of
+            T5, must be the only one.
         batch_size: rows a batch; rounded up to a multiple of the devices.
         devices: local devices that share the rows of a batch, each with whole weights; None: all
             of them.
@@ -50,14 +52,14 @@ class Predictor:
             Grows when a longer one is added.
 
     Raises:
-        UserError: a prompt is made for a model of another width, there are fewer devices, or both
-            devices and a layout are given.
+        UserError: a prompt is made for a model of another shape or must be the only one, there are
+            fewer devices, or both devices and a layout are given.
     """
 
     def __init__(
         self,
         model: LanguageModel,
-        prompts: Mapping[str, SoftPrompt] | None = None,
+        prompts: Mapping[str, AnyTrainedPrompt] | None = None,
         *,
         batch_size: int = 16,
         devices: int | None = None,
@@ -68,6 +70,7 @@ class Predictor:
         prompts = dict(prompts or {})
         for prompt in prompts.values():
             prompt.check_fits(model.config, model.name)
+        check_together(prompts)
         self.model = model
         self.batch_size = batch_size
         if layout is None:
@@ -121,9 +124,9 @@ class Predictor:
             **options: those of `Predictor`.
 
         Raises:
-            UserError: as `load_model`, `read_prompt` and `serving_layout`.
+            UserError: as `load_model`, `read_any_prompt` and `serving_layout`.
         """
-        loaded = {name: read_prompt(source) for name, source in prompts.items()}
+        loaded = {name: read_any_prompt(source) for name, source in prompts.items()}
         check_dtype(dtype)
         files = resolve_model(model)
         parallel = parallel or ParallelOptions()
@@ -133,17 +136,17 @@ class Predictor:
         return Predictor(files.load(dtype, layout.sharding), loaded, layout=layout, **options)
 
     @property
-    def prompts(self) -> Mapping[str, SoftPrompt]:
+    def prompts(self) -> Mapping[str, AnyTrainedPrompt]:
         """The prompts by name."""
         return self._places.prompts
 
-    def add(self, name: str, prompt: SoftPrompt) -> None:
+    def add(self, name: str, prompt: AnyTrainedPrompt) -> None:
         """Adds a prompt, or replaces the one of that name.
 
         Nothing is compiled anew while there is a free place of its length.
 
         Raises:
-            UserError: the prompt is made for a model of another width.
+            UserError: the prompt is made for a model of another shape, or one must be alone.
         """
         self._places.add(name, prompt)
 

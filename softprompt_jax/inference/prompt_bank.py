@@ -4,18 +4,44 @@ A bank is a pytree of arrays whose first dimension is the place of a prompt: key
 causal models (`Past`, a prompt's cache), vectors for T5, whose encoder sees prompt and text at
 once (`RowPrompts`). It is an argument of compiled functions, so that prompts come and go without
 compiling anything, as long as number and length of the places stay.
+
+A prompt that shares no batch with others is all that its bank holds: DePT's, whose offsets would be
+as large as the inputs, and T5's prefix.
 """
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from softprompt_jax.models.attention import Past
-from softprompt_jax.prompts.prompted_model import RowPrompts, prompt_past
+from softprompt_jax.errors import UserError
+from softprompt_jax.models.attention import KeysValues, Past
+from softprompt_jax.prompts.prompted_model import OffsetPrompt, PastPair, RowPrompts, prompt_past
+from softprompt_jax.prompts.reparameterizations import LayerPrefix
+from softprompt_jax.prompts.unfolded_prompt import AnyTrainedPrompt, UnfoldedPrompt
 
-Bank = TypeVar("Bank", RowPrompts, Past)
+Bank = TypeVar("Bank", RowPrompts, Past, OffsetPrompt, PastPair)
+
+
+def is_alone(prompt: AnyTrainedPrompt) -> bool:
+    """Whether all rows of a batch must have this prompt."""
+    return isinstance(prompt, UnfoldedPrompt) and not isinstance(prompt.module, LayerPrefix)
+
+
+def check_together(prompts: Mapping[str, AnyTrainedPrompt]) -> None:
+    """Refuses prompts that no batch can mix.
+
+    Raises:
+        UserError: there are several, and one of them must be alone.
+    """
+    for name, prompt in prompts.items():
+        if len(prompts) > 1 and isinstance(prompt, UnfoldedPrompt) and is_alone(prompt):
+            raise UserError(
+                f"Prompt {name} is a {prompt.kind!r} prompt, which shares no batch with others; "
+                "give it alone."
+            )
 
 
 def pad_prompt(vectors_PxD: Float[Array, "P D"], length: int) -> RowPrompts:
@@ -23,6 +49,17 @@ def pad_prompt(vectors_PxD: Float[Array, "P D"], length: int) -> RowPrompts:
     missing = length - vectors_PxD.shape[0]
     vectors = jnp.pad(jnp.asarray(vectors_PxD), ((missing, 0), (0, 0)))
     return RowPrompts(vectors[None], (jnp.arange(length, dtype=jnp.int32) >= missing)[None])
+
+
+def pad_prefix(past: Past, length: int, dtype: Any) -> Past:
+    """A causal model's prefix as a bank of one, padded on the left likewise."""
+    missing = length - past.layers[0].keys.shape[2]
+
+    def pad(x_1xGxPxK: Array) -> Array:
+        return jnp.pad(x_1xGxPxK.astype(dtype), ((0, 0), (0, 0), (missing, 0), (0, 0)))
+
+    layers = [KeysValues(*map(pad, layer)) for layer in past.layers]
+    return Past(layers, (jnp.arange(length, dtype=jnp.int32) >= missing)[None])
 
 
 def make_bank(model: Any, prompts: RowPrompts) -> RowPrompts | Past:
@@ -56,5 +93,7 @@ def put_prompt(bank: Bank, place: Int[Array, ""] | int, one: Bank) -> Bank:
 
 
 def take_rows(bank: Bank, places_B: Int[Array, " B"]) -> Bank:
-    """Each row's own prompt."""
+    """Each row's own prompt; the only one, where all have it."""
+    if isinstance(bank, (OffsetPrompt, PastPair)):
+        return bank
     return jax.tree.map(lambda leaf: leaf[places_B], bank)

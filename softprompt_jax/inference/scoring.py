@@ -11,6 +11,8 @@ from softprompt_jax.models.attention import count_real, last_real, token_positio
 from softprompt_jax.prompts.prompted_model import (
     AnyPrompt,
     Batch,
+    add_offsets,
+    decoder_past,
     encode,
     prompt_past,
     target_logits,
@@ -36,7 +38,7 @@ def choice_log_likelihoods(
             models: anywhere).
         choices: token ids, padded on the right; the same for all rows or each row's own.
         choice_mask: True for real tokens.
-        prompt: one prompt for all rows, one a row, or None; for causal models also as `Past`.
+        prompt: of any kind, or None.
 
     Returns:
         float32 [B, C], in nats; 0 for a choice without tokens.
@@ -88,7 +90,10 @@ def _decoder_logits(
     x = model.embed(jnp.concatenate([start_Bx1, tail.ids_BxR], axis=1))
     positions = np.concatenate([np.zeros(1, np.int32), 1 + tail.steps()])
     visible = tail.visible(before=1)
-    return model.unembed(model.decode(x, encoded, mask, positions_T=positions, visible_TxT=visible))
+    past = decoder_past(prompt)
+    return model.unembed(
+        model.decode(x, encoded, mask, positions_T=positions, visible_TxT=visible, past=past)
+    )
 
 
 def _causal_logits(
@@ -105,8 +110,10 @@ def _causal_logits(
     model.check_length(shared + length + tail.length)
     text_end_B = count_real(mask_BxS) + in_past
     tail_at = length + np.arange(tail.ids_BxR.shape[1], dtype=np.int32)[None].repeat(rows, axis=0)
+    x = model.embed(jnp.concatenate([inputs, tail.ids_BxR], axis=1))
+    is_input = jnp.concatenate([mask_BxS, jnp.zeros(tail.ids_BxR.shape, bool)], axis=1)
     h = model(
-        model.embed(jnp.concatenate([inputs, tail.ids_BxR], axis=1)),
+        add_offsets(prompt, x, is_input),
         jnp.concatenate([mask_BxS, jnp.ones(tail.ids_BxR.shape, bool)], axis=1),
         at_BxT=jnp.concatenate([last_real(mask_BxS)[:, None], tail_at], axis=1),
         past=past,
@@ -126,7 +133,7 @@ def target_log_likelihoods(model: Any, batch: Batch, prompt: AnyPrompt) -> Float
         model: `T5`, `Llama` or `GPT2`.
         batch: `inputs`, `input_mask`, `targets` and `target_mask`, [B, S] and [B, T], padded on the
             right.
-        prompt: one prompt for all rows, one a row, or None.
+        prompt: of any kind, or None.
 
     Returns:
         float32 [B], in nats; 0 for a row without a target.

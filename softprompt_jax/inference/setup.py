@@ -15,12 +15,14 @@ import jax
 from softprompt_jax.command_line import load_command_config
 from softprompt_jax.config import ModelOptions, ParallelOptions, RunConfig, TaskOptions
 from softprompt_jax.errors import UserError
-from softprompt_jax.exchange import read_prompt
+from softprompt_jax.exchange import read_any_prompt, read_prompt
 from softprompt_jax.inference.predictor import Predictor
+from softprompt_jax.inference.prompt_bank import check_together
 from softprompt_jax.inference.serving_layout import serving_layout
 from softprompt_jax.models import LanguageModel, resolve_model
 from softprompt_jax.models.loading import ModelFiles
 from softprompt_jax.prompts.soft_prompt import SoftPrompt
+from softprompt_jax.prompts.unfolded_prompt import AnyTrainedPrompt
 from softprompt_jax.training.parallel import MESH_AXES, Layout
 from softprompt_jax.training.setup import resolve_dtype
 
@@ -63,20 +65,20 @@ class Opened:
     """Prompts and the model that they are for, whose weights are not read yet.
 
     Attributes:
-        prompts: by name, all as wide as the model.
+        prompts: by name, all of the model's shape.
         files: of the model.
         dtype: of its weights, "float32" or "bfloat16".
         batch_size: rows a batch.
         layout: where weights and rows go.
     """
 
-    prompts: dict[str, SoftPrompt]
+    prompts: dict[str, AnyTrainedPrompt]
     files: ModelFiles
     dtype: str
     batch_size: int
     layout: Layout
 
-    def load(self, prompts: dict[str, SoftPrompt] | None = None) -> Predictor:
+    def load(self, prompts: Mapping[str, AnyTrainedPrompt] | None = None) -> Predictor:
         """Reads the weights; a prompt that was trained on other ones is told on standard error.
 
         Args:
@@ -97,18 +99,20 @@ def open_prompts(options: argparse.Namespace, folders: dict[str, Path]) -> Opene
 
     Args:
         options: those of `add_model_options`.
-        folders: of the prompts by name; also what else `read_prompt` takes.
+        folders: of the prompts by name; also what else `read_any_prompt` takes.
 
     Raises:
-        UserError: a folder holds no prompt, the prompts name no common model and none is given,
-            the model is not found or has another width, there are fewer devices, or they do not
-            make up the mesh.
+        UserError: a folder holds no prompt, prompts cannot be mixed, they name no common model and
+            none is given, the model is not found or has another shape, there are fewer devices, or
+            they do not make up the mesh.
     """
     check_least(options, batch_size=1, data=1, fsdp=1, tensor=1)
     here = jax.local_device_count()
     if options.devices is not None and not 1 <= options.devices <= here:
         raise UserError(f"--devices is {options.devices}, but this machine has {here}.")
-    prompts, files = read_prompts(folders, options.model)
+    prompts = {name: read_any_prompt(source) for name, source in folders.items()}
+    check_together(prompts)
+    files = _common_model(prompts, options.model)
     platform = jax.local_devices()[0].platform
     dtype = resolve_dtype(RunConfig(model=ModelOptions(dtype=options.dtype)), platform)
     parallel = ParallelOptions(
@@ -135,6 +139,10 @@ def read_prompts(
             the model is not found or has another width.
     """
     prompts = {name: read_prompt(source) for name, source in sources.items()}
+    return prompts, _common_model(prompts, model)
+
+
+def _common_model(prompts: Mapping[str, AnyTrainedPrompt], model: str | None) -> ModelFiles:
     model = model if model is not None else common_fact(prompts, "model")
     files = resolve_model(model)
     for name, prompt in prompts.items():
@@ -142,10 +150,27 @@ def read_prompts(
             prompt.check_fits(files.config, model)
         except UserError as error:
             raise UserError(f"Prompt {name} does not fit: {error}") from None
-    return prompts, files
+    return files
 
 
-def warn_of_other_weights(prompts: Mapping[str, SoftPrompt], model: LanguageModel) -> None:
+def vectors_only(prompts: Mapping[str, AnyTrainedPrompt]) -> dict[str, SoftPrompt]:
+    """The prompts, all of which are plain.
+
+    Raises:
+        UserError: one is more than vectors.
+    """
+    plain: dict[str, SoftPrompt] = {}
+    for name, prompt in prompts.items():
+        if not isinstance(prompt, SoftPrompt):
+            raise UserError(
+                f"Prompt {name} is a {prompt.kind!r} prompt, which is more than vectors; give "
+                "plain prompts."
+            )
+        plain[name] = prompt
+    return plain
+
+
+def warn_of_other_weights(prompts: Mapping[str, AnyTrainedPrompt], model: LanguageModel) -> None:
     """Tells on standard error which prompts were trained on other weights."""
     for name, prompt in prompts.items():
         trained_on = prompt.card.get("model_fingerprint", model.fingerprint)
@@ -158,7 +183,7 @@ def warn_of_other_weights(prompts: Mapping[str, SoftPrompt], model: LanguageMode
 
 
 def task_options(
-    name: str | None, rest: Sequence[str], prompts: Mapping[str, SoftPrompt]
+    name: str | None, rest: Sequence[str], prompts: Mapping[str, AnyTrainedPrompt]
 ) -> TaskOptions:
     """A task's options, from a recipe and the command line.
 
@@ -208,7 +233,7 @@ def parse_prompts(text: str, named: bool) -> dict[str, Path]:
     return folders
 
 
-def labels_of(name: str, prompt: SoftPrompt) -> tuple[str, ...]:
+def labels_of(name: str, prompt: AnyTrainedPrompt) -> tuple[str, ...]:
     """The labels on a prompt's card; empty for one that generates text.
 
     Raises:
@@ -231,7 +256,7 @@ def check_least(options: argparse.Namespace, **least: int) -> None:
             raise UserError(f"--{told} is {value}; it must be at least {smallest}.")
 
 
-def common_fact(prompts: Mapping[str, SoftPrompt], name: str) -> str:
+def common_fact(prompts: Mapping[str, AnyTrainedPrompt], name: str) -> str:
     """A text that the cards of all prompts agree on, such as their model or task.
 
     Raises:

@@ -226,7 +226,8 @@ def join_keys_values(
     """The keys and values that L queries may see: earlier ones and their own.
 
     Args:
-        earlier: [B, G, M, K] or [1, G, M, K], or None.
+        earlier: [B, G, M, K] or [1, G, M, K], or None; put before own ones they may be of another
+            dtype, as those that are trained are.
         own: [B, G, L, K].
         column: None: own ones are put after the earlier ones, [B, G, M+L, K]. Else they overwrite
             the L columns from this one on, [B, G, M, K], which under jit happens in place.
@@ -237,7 +238,7 @@ def join_keys_values(
     def join(earlier: jax.Array, own: jax.Array) -> jax.Array:
         if column is not None:
             return jax.lax.dynamic_update_slice_in_dim(earlier, own, column, axis=2)
-        rows = jnp.broadcast_to(earlier, (own.shape[0], *earlier.shape[1:]))
+        rows = jnp.broadcast_to(earlier.astype(own.dtype), (own.shape[0], *earlier.shape[1:]))
         return jnp.concatenate([rows, own], axis=2)
 
     return KeysValues(join(earlier.keys, own.keys), join(earlier.values, own.values))

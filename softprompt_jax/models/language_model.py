@@ -86,13 +86,15 @@ class LanguageModel:
             models: never a virtual position. At padding the values mean nothing.
 
         Raises:
-            UserError: the prompt has another model's width, or decoder_input_ids is missing or
-                surplus.
+            UserError: the prompt has another model's width or is more than vectors, or
+                decoder_input_ids is missing or surplus.
         """
         if self.is_encoder_decoder and decoder_input_ids is None:
             raise UserError("An encoder-decoder model needs decoder_input_ids; give them.")
         if not self.is_encoder_decoder and decoder_input_ids is not None:
             raise UserError(f"{self.name} has no decoder of its own; leave decoder_input_ids out.")
+        if hasattr(prompt, "served"):
+            raise UserError("This prompt is more than vectors; use it with Predictor.")
         vectors = None if prompt is None else jnp.asarray(getattr(prompt, "vectors", prompt))
         if vectors is not None and (vectors.ndim != 2 or vectors.shape[1] != self.d_model):
             raise UserError(

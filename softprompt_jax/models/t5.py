@@ -238,11 +238,17 @@ class T5Stack(nnx.Module):
         # Sites of dropout: eight a block, and the decoder's after the encoder's.
         self.first_site = 8 * (config.n_layers + 1) if decoder else 0
 
-    def position_bias(self, length: int) -> jax.Array:
-        """Biases of the scores of a sequence with itself, float32 [1, H, L, L]."""
-        buckets_O = self._buckets(np.arange(1 - length, length))
+    def position_bias(self, length: int, before: int = 0) -> jax.Array:
+        """Biases of the scores of L positions with M before them and themselves.
+
+        Returns:
+            float32 [1, H, L, M+L].
+        """
+        whole = before + length
+        buckets_O = self._buckets(np.arange(1 - whole, whole))
         bias_OxH = self.relative_bias[...][buckets_O].astype(jnp.float32)
-        return every_offset_bias(bias_OxH, length)
+        bias = every_offset_bias(bias_OxH, whole)
+        return bias[:, :, before:] if before else bias
 
     def position_bias_between(self, positions_L: ArrayLike, positions_S: ArrayLike) -> jax.Array:
         """Biases [1, H, L, S] by position, in a decoder; of no meaning where the key is later.
@@ -269,6 +275,7 @@ class T5Stack(nnx.Module):
         enc_BxSxD: jax.Array | None = None,
         cross_biases: tuple[jax.Array, ...] = (),
         *,
+        earlier: Sequence[KeysValues] | None = None,
         dropout: Dropout | None,
     ) -> jax.Array:
         """Hidden states [B, L, D] after the final norm.
@@ -278,6 +285,8 @@ class T5Stack(nnx.Module):
             biases: Of self-attention.
             enc_BxSxD: Encoded inputs, in a decoder.
             cross_biases: Of cross-attention.
+            earlier: Each layer's keys and values of self-attention that are there already; the
+                layers must not be stacked then.
             dropout: Dropout, or None.
         """
 
@@ -287,7 +296,8 @@ class T5Stack(nnx.Module):
                 assert block.cross_attention is not None
                 cross = block.cross_attention.keys_values(enc_BxSxD)
             site = self.first_site + 8 * (number + 1)
-            return block(x, biases, cross, cross_biases, dropout, site, None, None)[0]
+            before = None if earlier is None else earlier[int(number)]
+            return block(x, biases, cross, cross_biases, dropout, site, before, None)[0]
 
         x = apply_dropout(dropout, x_BxLxD, self.first_site)
         x = run_blocks(self.blocks, run, x, self.remat)
@@ -297,10 +307,10 @@ class T5Stack(nnx.Module):
         self,
         x_BxLxD: jax.Array,
         biases: tuple[jax.Array, ...],
-        cross: Sequence[KeysValues],
+        cross: Sequence[KeysValues | None],
         cross_biases: tuple[jax.Array, ...],
-        earlier: Sequence[KeysValues],
-        column: jax.Array,
+        earlier: Sequence[KeysValues | None],
+        column: jax.Array | None,
     ) -> tuple[jax.Array, list[KeysValues]]:
         """As `__call__` for tokens after earlier ones, with each layer's keys and values.
 
@@ -320,6 +330,11 @@ class T5Stack(nnx.Module):
             x, seen = block(x, biases, own, cross_biases, None, 0, before, column)
             kept.append(seen)
         return self.final_norm(x), kept
+
+
+def _length(past: Sequence[KeysValues] | None) -> int:
+    """How many positions stand before others."""
+    return 0 if past is None else past[0].keys.shape[2]
 
 
 class T5(nnx.Module):
@@ -347,6 +362,7 @@ class T5(nnx.Module):
         x_BxSxD: jax.Array,
         mask_BxS: jax.Array | None = None,
         *,
+        past: Sequence[KeysValues] | None = None,
         dropout: Dropout | None = None,
     ) -> jax.Array:
         """Encodes embedded inputs.
@@ -355,15 +371,36 @@ class T5(nnx.Module):
             x_BxSxD: Embedded inputs. Relative positions are those of the sequence index, so gaps
                 between real tokens count as distance.
             mask_BxS: bool, True for real tokens; None means all. Masked keys get no weight.
+            past: Each layer's keys and values [1, H, P, K] that stand before every row's inputs.
             dropout: Dropout, or None.
 
         Returns:
             Hidden states [B, S, D] after the final norm.
         """
-        biases = (self.encoder.position_bias(x_BxSxD.shape[1]),)
+        before = _length(past)
+        biases = (self.encoder.position_bias(x_BxSxD.shape[1], before),)
         if mask_BxS is not None:
+            if before:
+                mask_BxS = jnp.pad(mask_BxS, ((0, 0), (before, 0)), constant_values=True)
             biases = (*biases, padding_bias(mask_BxS))
-        return self.encoder(x_BxSxD, biases, dropout=dropout)
+        return self.encoder(x_BxSxD, biases, earlier=past, dropout=dropout)
+
+    def prefix(self, prompt_PxD: jax.Array) -> tuple[list[KeysValues], list[KeysValues]]:
+        """What encoder and decoder would keep of virtual tokens that stand alone.
+
+        Returns:
+            Each encoder layer's keys and values [1, H, P, K], and those of each decoder layer's
+            self-attention, of a decoder that reads the same virtual tokens.
+        """
+        x_1xPxD, length = prompt_PxD[None], prompt_PxD.shape[0]
+        none = [None] * self.config.n_layers
+        biases = (self.encoder.position_bias(length),)
+        encoded, of_encoder = self.encoder.extend(x_1xPxD, biases, none, (), none, None)
+        none = [None] * self.config.n_decoder_layers
+        biases = (self.decoder.position_bias(length), causal_bias(length))
+        cross = self.cross(encoded)
+        _, of_decoder = self.decoder.extend(x_1xPxD, biases, cross, (), none, None)
+        return of_encoder, of_decoder
 
     def cross(self, enc_BxSxD: jax.Array) -> list[KeysValues]:
         """Each decoder layer's keys and values [B, H, S, K] of encoded inputs."""
@@ -381,6 +418,7 @@ class T5(nnx.Module):
         *,
         positions_T: np.ndarray | None = None,
         visible_TxT: np.ndarray | None = None,
+        past: Sequence[KeysValues] | None = None,
         dropout: Dropout | None = None,
     ) -> jax.Array:
         """Decodes embedded decoder inputs against encoded inputs.
@@ -392,23 +430,27 @@ class T5(nnx.Module):
             positions_T: int, the decoder inputs' positions, smaller than T; None: 0 to T-1.
             visible_TxT: bool, which decoder inputs each of them sees; None: itself and the earlier
                 ones.
+            past: Each layer's keys and values of self-attention [1, H, P, K] that stand before
+                every row's decoder inputs, which all see them.
             dropout: Dropout, or None.
 
         Returns:
             Hidden states [B, T, D] after the final norm.
         """
-        length = x_BxTxD.shape[1]
+        length, before = x_BxTxD.shape[1], _length(past)
         if positions_T is None:
-            position_bias = self.decoder.position_bias(length)
+            position_bias = self.decoder.position_bias(length, before)
         else:
-            position_bias = self.decoder.position_bias_between(positions_T, positions_T)
+            positions_S = np.concatenate([np.arange(before, dtype=np.int32), before + positions_T])
+            position_bias = self.decoder.position_bias_between(before + positions_T, positions_S)
         if visible_TxT is None:
-            visible = causal_bias(length)
+            visible = causal_bias(length, before)
         else:
-            visible = visible_bias(jnp.asarray(visible_TxT)[None])
+            visible_TxS = np.pad(visible_TxT, ((0, 0), (before, 0)), constant_values=True)
+            visible = visible_bias(jnp.asarray(visible_TxS)[None])
         cross_biases = () if mask_BxS is None else (padding_bias(mask_BxS),)
         biases = (position_bias, visible)
-        return self.decoder(x_BxTxD, biases, enc_BxSxD, cross_biases, dropout=dropout)
+        return self.decoder(x_BxTxD, biases, enc_BxSxD, cross_biases, earlier=past, dropout=dropout)
 
     def extend(
         self,

@@ -150,7 +150,8 @@ def _abstract_model(subject: Subject, layout: Layout) -> PromptedModel:
         tuned = config.train.method == "model_tuning"
         shape = (config.prompt.length, subject.model.d_model)
         vectors = None if tuned else jnp.zeros(shape, jnp.float32)
-        return PromptedModel(module, parameterized(config, vectors, len(config.task.mixture)))
+        tasks = len(config.task.mixture)
+        return PromptedModel(module, parameterized(config, vectors, tasks, module))
 
     prompted: Any = nnx.eval_shape(build)
     if resolve_scan(config):

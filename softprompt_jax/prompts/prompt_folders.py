@@ -10,7 +10,13 @@ import jax.numpy as jnp
 from softprompt_jax.errors import UserError
 from softprompt_jax.files import recover_folder, replace_folder
 from softprompt_jax.prompts.prompted_model import PromptedModel
+from softprompt_jax.prompts.reparameterizations import Reparameterization
 from softprompt_jax.prompts.soft_prompt import SoftPrompt
+from softprompt_jax.prompts.unfolded_prompt import (
+    AnyTrainedPrompt,
+    UnfoldedPrompt,
+    load_prompt,
+)
 
 CONTENTS = "prompts.json"
 """Of a folder with a prompt for each of several tasks: from a task's name to its prompt's folder
@@ -31,6 +37,9 @@ def save_prompts(
         card: of the prompt.
         tasks: whose prompts they are, in order, where each task has its own.
     """
+    if isinstance(prompted.prompt, Reparameterization):
+        UnfoldedPrompt(prompted.prompt, card).save(folder)  # pyright: ignore[reportArgumentType]
+        return
     vectors = prompted.vectors
     assert vectors is not None
     if vectors.ndim == 2:
@@ -52,17 +61,18 @@ def load_prompts(folder: Path) -> Any:
     """
     prompts = prompts_by_task(folder)
     if prompts is None:
-        return SoftPrompt.load(folder).vectors
+        prompt = load_prompt(folder)
+        return prompt.vectors if isinstance(prompt, SoftPrompt) else prompt.module
     return jnp.stack([prompt.vectors for prompt in prompts.values()])
 
 
-def single_prompt(folder: Path) -> SoftPrompt | None:
+def single_prompt(folder: Path) -> AnyTrainedPrompt | None:
     """The prompt of a folder with one for all; None where each of several tasks has its own.
 
     Raises:
         UserError: as `load_prompts`.
     """
-    return SoftPrompt.load(folder) if prompts_by_task(folder) is None else None
+    return load_prompt(folder) if prompts_by_task(folder) is None else None
 
 
 def prompts_by_task(folder: Path) -> dict[str, SoftPrompt] | None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from softprompt_jax.models.attention import Past
+from softprompt_jax.models.attention import KeysValues, Past, token_positions
 from softprompt_jax.models.language_model import prepend_prompt
 from softprompt_jax.models.layers import Dropout
 from softprompt_jax.models.stacking import is_stacked
@@ -36,7 +36,8 @@ class PromptedModel(nnx.Module):
         model: `T5`, `Llama` or `GPT2`.
         prompt: what is trained: vectors, float32 `[length, d_model]` or, one prompt a task,
             `[tasks, length, d_model]`; a module of `reparameterizations`, which has `vectors` of
-            such a shape; or None for the plain model (model tuning).
+            such a shape or is `served` as more than vectors; or None for the plain model (model
+            tuning).
     """
 
     def __init__(self, model: Any, prompt: Float[Array, "*tasks length d_model"] | Any | None):
@@ -50,17 +51,29 @@ class PromptedModel(nnx.Module):
         Only these positions reach the vocabulary projection, the largest matrix of small models.
         Of several tasks' prompts each row has that of its `prompt_ids`.
         """
-        prompt: AnyPrompt = self.vectors
-        if prompt is not None and prompt.ndim == 3:
+        prompt = self.served
+        if prompt is not None and not isinstance(prompt, tuple) and prompt.ndim == 3:
             prompt = row_prompts(self.model, prompt, batch["prompt_ids"], dropout)
         return target_logits(self.model, batch, prompt, dropout)
 
     @property
     def vectors(self) -> Float[Array, "*tasks length d_model"] | None:
-        """The prompt's values, computed anew where they are not what is trained; None without."""
+        """The prompt's values, computed anew where they are not what is trained; None without.
+
+        Raises:
+            TypeError: the prompt is more than vectors.
+        """
+        served = self.served
+        if isinstance(served, tuple):
+            raise TypeError(f"A {type(self.prompt).__name__} is more than vectors.")
+        return served
+
+    @property
+    def served(self) -> "AnyPrompt":
+        """What the functions of this module take as the prompt; of several tasks, all of theirs."""
         if self.prompt is None:
             return None
-        return self.prompt[...] if isinstance(self.prompt, Prompt) else self.prompt.vectors
+        return self.prompt[...] if isinstance(self.prompt, Prompt) else self.prompt.served
 
 
 class RowPrompts(NamedTuple):
@@ -75,8 +88,33 @@ class RowPrompts(NamedTuple):
     mask: Bool[Array, "B P"]
 
 
-AnyPrompt = Float[Array, "P D"] | RowPrompts | Past | None
-"""One prompt for all rows, one a row, or a causal model's keys and values of either."""
+class OffsetPrompt(NamedTuple):
+    """One prompt for all rows, and what is added to the embeddings of their inputs.
+
+    Attributes:
+        vectors: float `[P, D]`.
+        offsets: float `[O, D]`, of an input's first O tokens; later ones have none.
+    """
+
+    vectors: Float[Array, "P D"]
+    offsets: Float[Array, "O D"]
+
+
+class PastPair(NamedTuple):
+    """Keys and values that stand before an encoder's input and before what its decoder says.
+
+    Attributes:
+        encoder: each layer's, `[1, H, P, K]`; None: nothing stands there.
+        decoder: likewise, of self-attention.
+    """
+
+    encoder: list[KeysValues] | None
+    decoder: list[KeysValues]
+
+
+AnyPrompt = Float[Array, "P D"] | RowPrompts | OffsetPrompt | Past | PastPair | None
+"""One prompt for all rows, perhaps with offsets, or one a row, or a causal model's keys and values
+of either, or those of an encoder and its decoder."""
 
 
 def target_logits(
@@ -85,7 +123,8 @@ def target_logits(
     """As `PromptedModel.target_logits`, for a prompt that is no parameter."""
     if model.config.is_encoder_decoder:
         encoded, mask = encode(model, batch["inputs"], batch["input_mask"], prompt, dropout)
-        return decode(model, batch["targets"], encoded, mask, dropout)
+        before = decoder_past(prompt)
+        return decode(model, batch["targets"], encoded, mask, dropout, before)
     return causal_target_logits(model, batch, prompt, dropout)
 
 
@@ -96,9 +135,39 @@ def encode(
     prompt: AnyPrompt,
     dropout: Dropout | None = None,
 ) -> tuple[Float[Array, "B P+S D"], Bool[Array, "B P+S"]]:
-    """T5's encoder over prompt and input; it sees both at once, so that a `Past` has no place."""
-    x, mask = prepend_prompt(*_vectors_first(prompt, model.embed(inputs_BxS), mask_BxS))
+    """T5's encoder over prompt and input; it sees both at once, so that a `Past` has no place.
+
+    What it gives of a `PastPair` is of the input only, `[B, S, D]`.
+    """
+    x = add_offsets(prompt, model.embed(inputs_BxS), mask_BxS)
+    if isinstance(prompt, PastPair):
+        return model.encode(x, mask_BxS, past=prompt.encoder, dropout=dropout), mask_BxS
+    x, mask = prepend_prompt(*_vectors_first(prompt, x, mask_BxS))
     return model.encode(x, mask, dropout=dropout), mask
+
+
+def add_offsets(
+    prompt: AnyPrompt, x_BxLxD: Float[Array, "B L D"], mask_BxL: Bool[Array, "B L"]
+) -> Float[Array, "B L D"]:
+    """Embedded tokens with the prompt's offsets, if it has any, by their place in the input.
+
+    Args:
+        prompt: of any kind.
+        x_BxLxD: embedded tokens.
+        mask_BxL: True for the input's real tokens, which are counted, wherever padding stands.
+    """
+    if not isinstance(prompt, OffsetPrompt):
+        return x_BxLxD
+    length = x_BxLxD.shape[1]
+    offsets_OxD = prompt.offsets[:length].astype(x_BxLxD.dtype)
+    offsets_LxD = jnp.pad(offsets_OxD, ((0, length - offsets_OxD.shape[0]), (0, 0)))
+    own_BxLxD = offsets_LxD[token_positions(mask_BxL, length)]
+    return x_BxLxD + jnp.where(mask_BxL[:, :, None], own_BxLxD, 0)
+
+
+def decoder_past(prompt: AnyPrompt) -> list[KeysValues] | None:
+    """What of the prompt stands before an encoder-decoder's targets."""
+    return prompt.decoder if isinstance(prompt, PastPair) else None
 
 
 def decode(
@@ -107,22 +176,28 @@ def decode(
     encoded_BxSxD: Float[Array, "B S D"],
     mask_BxS: Bool[Array, "B S"],
     dropout: Dropout | None = None,
+    past: list[KeysValues] | None = None,
 ) -> Float[Array, "B T V"]:
     """T5's decoder, fed the targets one step late."""
     start = jnp.full_like(targets_BxT[:, :1], model.config.decoder_start_id)
     decoder_inputs = jnp.concatenate([start, targets_BxT[:, :-1]], axis=1)
     x = model.embed(decoder_inputs)
-    return model.unembed(model.decode(x, encoded_BxSxD, mask_BxS, dropout=dropout))
+    h = model.decode(x, encoded_BxSxD, mask_BxS, past=past, dropout=dropout)
+    return model.unembed(h)
 
 
 def causal_target_logits(
     model: Any, batch: Batch, prompt: AnyPrompt, dropout: Dropout | None = None
 ) -> Float[Array, "B T V"]:
     """A causal model over prompt, input and target without a gap between them."""
+    assert not isinstance(prompt, PastPair), "is of an encoder-decoder"
     inputs, targets = batch["inputs"], batch["targets"]
     lengths_B = jnp.sum(batch["input_mask"], axis=1, dtype=jnp.int32)
     ids = join(inputs, lengths_B, targets)
     x = model.embed(ids)
+    if isinstance(prompt, OffsetPrompt):
+        is_input_BxL = jnp.arange(ids.shape[1], dtype=jnp.int32)[None] < lengths_B[:, None]
+        x, prompt = add_offsets(prompt, x, is_input_BxL), prompt.vectors
     # The first target token is predicted at the input's last token.
     at_BxT = lengths_B[:, None] - 1 + jnp.arange(targets.shape[1], dtype=jnp.int32)[None]
     if isinstance(prompt, Past):
@@ -146,11 +221,14 @@ def prompt_past(model: Any, prompt: AnyPrompt) -> Past | None:
         prompt: vectors for all rows give keys and values of one row that serves all; `RowPrompts`
             may also be a bank of prompts, of which `take_rows` then gives each row its own.
     """
+    assert not isinstance(prompt, PastPair), "is of an encoder-decoder"
     if prompt is None or isinstance(prompt, Past):
         return prompt
     dtype = model.embedding[...].dtype
     if isinstance(prompt, RowPrompts):
         return model.prefix(prompt.vectors.astype(dtype), prompt.mask)
+    if isinstance(prompt, OffsetPrompt):
+        prompt = prompt.vectors
     return model.prefix(prompt.astype(dtype)[None])
 
 
@@ -178,7 +256,7 @@ def _vectors_first(prompt: AnyPrompt, x: Array, mask: Array) -> tuple[Any, ...]:
     """Arguments of `prepend_prompt` for either kind of prompt."""
     if isinstance(prompt, RowPrompts):
         return prompt.vectors, x, mask, prompt.mask
-    return prompt, x, mask
+    return prompt.vectors if isinstance(prompt, OffsetPrompt) else prompt, x, mask
 
 
 def join(

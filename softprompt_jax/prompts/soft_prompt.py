@@ -114,54 +114,31 @@ class SoftPrompt:
         Raises:
             UserError: there is something else in the folder, which would be lost.
         """
-        folder = Path(folder)
-        check_replaceable(folder, "prompt", "prompt.safetensors")
         # The shape is the vectors' own, whatever an older prompt's card says.
-        card = {
-            **self.card,
-            "format": FORMAT,
-            "length": self.length,
-            "d_model": self.vectors.shape[1],
-        }
-        # safetensors writes the memory as it lies, and reads it row by row.
-        vectors = np.ascontiguousarray(self.vectors, np.float32)
-        with replace_folder(folder) as fresh:
-            safetensors.numpy.save_file({"vectors": vectors}, fresh / "prompt.safetensors")
-            (fresh / "prompt.json").write_text(json.dumps(card, indent=2) + "\n")
+        card = {**self.card, "length": self.length, "d_model": self.vectors.shape[1]}
+        write_folder(Path(folder), {"vectors": self.vectors}, card)
 
     @staticmethod
     def load(folder: str | Path) -> "SoftPrompt":
         """Reads a folder that `save` wrote.
 
         Raises:
-            UserError: the folder holds no prompt, or a damaged one.
+            UserError: the folder holds no prompt, a damaged one, or one that is more than vectors.
         """
         folder = Path(folder)
-        recover_folder(folder)
-        tensors_file, card_file = folder / "prompt.safetensors", folder / "prompt.json"
-        for path in (tensors_file, card_file):
-            if not path.is_file():
-                raise UserError(f"There is no prompt in {folder}: {path.name} is missing.")
-        try:
-            card = json.loads(card_file.read_text(encoding="utf-8"))
-            vectors = safetensors.numpy.load_file(tensors_file)["vectors"]
-        except (
-            *(OSError, ValueError, KeyError, RecursionError),
-            safetensors.SafetensorError,
-        ) as error:
-            raise UserError(f"The prompt in {folder} is damaged ({error}); save it anew.") from None
-        if (
-            not isinstance(card, dict)
-            or vectors.ndim != 2
-            or vectors.size == 0
-            or vectors.dtype.name not in ("float32", "float16", "bfloat16")
-            or not np.isfinite(vectors.astype(np.float32)).all()
-        ):
+        tensors, card = read_folder(folder)
+        if "vectors" not in tensors and isinstance(kind := card.get("kind"), str):
+            raise UserError(
+                f"The prompt in {folder} is a {kind[:40]!r} prompt, which is more than vectors; "
+                "use it with predict, evaluate or Predictor, or train a plain prompt."
+            )
+        vectors = tensors.get("vectors", np.zeros(0))
+        if vectors.ndim != 2:
             raise UserError(
                 f"The prompt in {folder} is not a matrix of finite floats with a card; save it "
                 "anew."
             )
-        return SoftPrompt(jnp.asarray(vectors.astype(np.float32)), card)
+        return SoftPrompt(jnp.asarray(vectors), card)
 
     @staticmethod
     def from_hub(repo_id: str, *, revision: str | None = None) -> "SoftPrompt":
@@ -207,6 +184,52 @@ class SoftPrompt:
                 f"{self.card.get('model', 'another model')}, but {model_name} is "
                 f"{config.d_model} wide; use the model that it was trained for."
             )
+
+
+def write_folder(folder: Path, tensors: Mapping[str, Any], card: Mapping[str, Any]) -> None:
+    """Writes a prompt's tensors, as float32, and its card; the folder is replaced whole.
+
+    Raises:
+        UserError: there is something else in the folder, which would be lost.
+    """
+    check_replaceable(folder, "prompt", "prompt.safetensors")
+    # safetensors writes the memory as it lies, and reads it row by row.
+    kept = {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}
+    with replace_folder(folder) as fresh:
+        safetensors.numpy.save_file(kept, fresh / "prompt.safetensors")
+        text = json.dumps({**card, "format": FORMAT}, indent=2) + "\n"
+        (fresh / "prompt.json").write_text(text)
+
+
+def read_folder(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The tensors, float32, and the card that `write_folder` wrote.
+
+    Raises:
+        UserError: the folder holds no prompt, or a damaged one.
+    """
+    recover_folder(folder)
+    tensors_file, card_file = folder / "prompt.safetensors", folder / "prompt.json"
+    for path in (tensors_file, card_file):
+        if not path.is_file():
+            raise UserError(f"There is no prompt in {folder}: {path.name} is missing.")
+    try:
+        card = json.loads(card_file.read_text(encoding="utf-8"))
+        tensors = safetensors.numpy.load_file(tensors_file)
+    except (
+        *(OSError, ValueError, KeyError, RecursionError),
+        safetensors.SafetensorError,
+    ) as error:
+        raise UserError(f"The prompt in {folder} is damaged ({error}); save it anew.") from None
+    floats = ("float32", "float16", "bfloat16")
+    sound = isinstance(card, dict) and all(
+        tensor.size and tensor.dtype.name in floats for tensor in tensors.values()
+    )
+    tensors = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+    if not sound or not all(np.isfinite(tensor).all() for tensor in tensors.values()):
+        raise UserError(
+            f"The prompt in {folder} is not a matrix of finite floats with a card; save it anew."
+        )
+    return tensors, card
 
 
 def load_vectors(path: str | Path, length: int, config: Any) -> Float[Array, "length d_model"]:

@@ -21,7 +21,7 @@ from softprompt_jax.reproduction.results import (
     scores,
 )
 
-KINDS = ("plain", "residual_mlp", "mlp", "lstm")
+KINDS = ("plain", "residual_mlp", "mlp", "lstm", "dept", "prefix")
 
 AXIS = "parameterisation"
 
@@ -62,8 +62,9 @@ def compute(context: Context) -> Result:
         data=describe_data(preset),
         baseline=commonest_label_score(preset),
         notes=[
-            "What is kept is folded to plain vectors, so all kinds store and serve alike. Speeds "
-            "are of this machine, with whatever else ran on it.",
+            "What most kinds keep is folded to plain vectors; DePT keeps its offsets too, and a "
+            "prefix is keys and values of every layer. All have as many virtual tokens, not as "
+            "many parameters. Speeds are of this machine, with whatever else ran on it.",
             *notes_on(cells, outcomes),
         ],
     )
@@ -80,7 +81,8 @@ EXPERIMENT = Experiment(
     title="Parameterisations of the prompt",
     item="beyond the paper",
     finding="Razdaibiedina et al. 2023 find the residual MLP better and steadier than plain "
-    "vectors on T5-Base and SuperGLUE; Liu et al. 2021 introduced the MLP and the LSTM.",
+    "vectors on T5-Base and SuperGLUE; Liu et al. 2021 introduced the MLP and the LSTM, Shi and "
+    "Lipani 2024 DePT, Li and Liang 2021 the prefix.",
     compute=compute,
     draw=draw,
 )

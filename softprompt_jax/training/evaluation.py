@@ -59,16 +59,16 @@ class Evaluator:
             )
 
         self._generate = mapped(
-            lambda model, rows, _: greedy(model.model, rows, model.vectors, max_target_length)
+            lambda model, rows, _: greedy(model.model, rows, model.served, max_target_length)
         )
         self._score = mapped(
             lambda model, rows, choices: jnp.argmax(
-                choice_log_likelihoods(model.model, rows, choices[0], choices[1], model.vectors),
+                choice_log_likelihoods(model.model, rows, choices[0], choices[1], model.served),
                 axis=1,
             )
         )
         self._likelihood = mapped(
-            lambda model, rows, _: target_log_likelihoods(model.model, rows, model.vectors)
+            lambda model, rows, _: target_log_likelihoods(model.model, rows, model.served)
         )
 
     def __call__(

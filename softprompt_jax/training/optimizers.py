@@ -14,6 +14,7 @@ from softprompt_jax.prompts.prompted_model import PromptNetwork
 PROMPT_LEARNING_RATE = 0.3  # Lester et al. 2021, section 3
 MODEL_LEARNING_RATE = 1e-3  # the same, for the model-tuning baselines
 NETWORK_LEARNING_RATE = 1e-3  # of weights that make a prompt: they are a model's, not a prompt's
+PREFIX_LEARNING_RATE = 1e-2  # of keys and values; with 1e-3 they hardly move in some dozen steps
 
 
 def learning_rate(options: OptimizerOptions, method: str) -> float:

@@ -92,7 +92,8 @@ def masked(optimizer: optax.GradientTransformation, is_trained: Filter):
 class Folding:
     """From what is trained to what is evaluated and kept: the prompt's plain vectors.
 
-    Where the vectors (or the model's weights) themselves are trained, the two are the same.
+    Where the vectors (or the model's weights) themselves are trained, or the prompt is more than
+    vectors, the two are the same.
 
     Args:
         graphdef: of the `PromptedModel` that is trained.
@@ -108,7 +109,7 @@ class Folding:
     def __init__(self, graphdef: Any, trainable: nnx.State, frozen: nnx.State, layout: Layout):
         prompted: Any = nnx.merge(graphdef, trainable, frozen)
         self.graphdef, self._fold = graphdef, None
-        if not isinstance(prompted.prompt, Reparameterization):
+        if not isinstance(prompted.prompt, Reparameterization) or not prompted.prompt.folds:
             return
         of_prompt = nnx.graphdef(prompted.prompt)
 

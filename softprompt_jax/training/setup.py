@@ -25,9 +25,19 @@ from softprompt_jax.prompts.reparameterizations import reparameterize
 from softprompt_jax.prompts.soft_prompt import load_vectors
 from softprompt_jax.tasks import Task, get_task
 from softprompt_jax.training import partition
-from softprompt_jax.training.optimizers import NETWORK_LEARNING_RATE, make_optimizer
+from softprompt_jax.training.optimizers import (
+    NETWORK_LEARNING_RATE,
+    PREFIX_LEARNING_RATE,
+    make_optimizer,
+)
 from softprompt_jax.training.parallel import Device, Layout, choose_layout
-from softprompt_jax.training.step import TrainState, Wayward, init_state, make_train_step
+from softprompt_jax.training.step import (
+    Distillation,
+    TrainState,
+    Wayward,
+    init_state,
+    make_train_step,
+)
 
 
 def tasks_from_options(options: TaskOptions) -> list[Task]:
@@ -79,6 +89,7 @@ def check_prompt(config: RunConfig, model_config: Any, tasks: Sequence[Task]) ->
         initializers.check_labels(config.prompt.length, start_words(tasks))
     elif config.prompt.init == "file":
         load_vectors(config.prompt.file or "", config.prompt.length, model_config)
+    load_teachers(config, model_config)
     limit = model_config.max_positions
     if limit is not None and model_config.family == "gpt2":
         longest = config.prompt.length + config.task.max_input_length
@@ -142,11 +153,23 @@ class Parts(NamedTuple):
     step: Callable[..., Any]
 
 
-def parameterized(config: RunConfig, vectors: Any, tasks: int) -> Any:
-    """What a `PromptedModel` is to train, of the prompt's start; None for model tuning."""
+def parameterized(config: RunConfig, vectors: Any, tasks: int, module: Any = None) -> Any:
+    """What a `PromptedModel` is to train, of the prompt's start; None for model tuning.
+
+    Args:
+        config: the run.
+        vectors: the prompt's start.
+        tasks: how many there are.
+        module: the model, whose keys and values a prefix starts from.
+
+    Raises:
+        UserError: a prefix without a model.
+    """
     if vectors is None:
         return None
     options = config.prompt
+    if options.parameterization == "prefix" and module is None:
+        raise UserError("A prefix takes its shape from a model; choose another parameterization.")
     # Apart from the draws of the vectors, which use the seed itself.
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     return reparameterize(
@@ -157,6 +180,9 @@ def parameterized(config: RunConfig, vectors: Any, tasks: int) -> Any:
         layer_norm=options.layer_norm,
         separate=options.separate_networks,
         tasks=tasks,
+        positions=config.task.max_input_length,
+        rank=options.rank,
+        model=module,
     )
 
 
@@ -170,8 +196,34 @@ def wayward_objective(config: RunConfig, model: LanguageModel, layout: Layout) -
     return Wayward(np.asarray(jax.device_put(target, layout.replicated)), options.wayward_gamma)
 
 
+def load_teachers(config: RunConfig, model_config: Any) -> Distillation | None:
+    """What a multitask prompt is distilled from, if the run asks for it.
+
+    Raises:
+        UserError: a teacher is missing or damaged, of another model, or of another length than the
+            first.
+    """
+    options = config.prompt
+    if not options.teachers:
+        return None
+    teachers = [SoftPrompt.load(folder) for folder in options.teachers]
+    for folder, teacher in zip(options.teachers, teachers, strict=True):
+        teacher.check_fits(model_config, config.model.name)
+        if teacher.length != teachers[0].length:
+            raise UserError(
+                f"The teacher {folder} has {teacher.length} positions, but the first has "
+                f"{teachers[0].length}; give --prompt.teachers of one length."
+            )
+    vectors = np.stack([np.asarray(teacher.vectors) for teacher in teachers])
+    return Distillation(vectors, options.distillation_weight)
+
+
 def take_apart(
-    config: BaseConfig, prompted: PromptedModel, layout: Layout, wayward: Wayward | None = None
+    config: BaseConfig,
+    prompted: PromptedModel,
+    layout: Layout,
+    wayward: Wayward | None = None,
+    distillation: Distillation | None = None,
 ) -> Parts:
     """Splits a model and its prompt, which may be abstract, and builds the step for it."""
     options = config.train
@@ -179,7 +231,9 @@ def take_apart(
     graphdef, trainable, frozen = partition.split(prompted, is_trained)
     rate = None
     if isinstance(config, RunConfig) and config.prompt.parameterization != "plain":
-        rate = config.prompt.network_learning_rate or NETWORK_LEARNING_RATE
+        prefix = config.prompt.parameterization == "prefix"
+        default = PREFIX_LEARNING_RATE if prefix else NETWORK_LEARNING_RATE
+        rate = config.prompt.network_learning_rate or default
     optimizer = partition.masked(
         make_optimizer(config.optimizer, options.method, options.steps, rate), is_trained
     )
@@ -190,6 +244,7 @@ def take_apart(
         dropout_rate=config.model.dropout_rate,
         z_loss=options.z_loss,
         wayward=wayward,
+        distillation=distillation,
         axis=layout.axis,
     )
     return Parts(graphdef, is_trained, trainable, frozen, optimizer, step)
@@ -221,16 +276,23 @@ def prepare_step(
     config: RunConfig, model: LanguageModel, tasks: Sequence[Task], layout: Layout
 ) -> Prepared:
     """Places model and prompt, and wraps the step; training and its benchmark share this."""
-    prompt = parameterized(config, initial_vectors(config, model, tasks), len(tasks))
+    vectors = initial_vectors(config, model, tasks)
+    prompt = parameterized(config, vectors, len(tasks), model.module)
     wayward = wayward_objective(config, model, layout)
-    return place(config, PromptedModel(model.module, prompt), layout, wayward)
+    distillation = load_teachers(config, model.config)
+    prompted = PromptedModel(model.module, prompt)
+    return place(config, prompted, layout, wayward, distillation)
 
 
 def place(
-    config: BaseConfig, prompted: PromptedModel, layout: Layout, wayward: Wayward | None = None
+    config: BaseConfig,
+    prompted: PromptedModel,
+    layout: Layout,
+    wayward: Wayward | None = None,
+    distillation: Distillation | None = None,
 ) -> Prepared:
     """As `prepare_step`, for a model that has its prompt, or none, already."""
-    parts = take_apart(config, prompted, layout, wayward)
+    parts = take_apart(config, prompted, layout, wayward, distillation)
     frozen = layout.place_frozen(parts.frozen)
     state = layout.place_state(init_state(parts.trainable, parts.optimizer, config.seed))
     train_step = layout.step(parts.step, state)

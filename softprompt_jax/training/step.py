@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from softprompt_jax.models.layers import Dropout
-from softprompt_jax.prompts.prompted_model import Batch
+from softprompt_jax.prompts.prompted_model import Batch, row_prompts, target_logits
 
 
 class TrainState(NamedTuple):
@@ -46,6 +46,25 @@ class Wayward(NamedTuple):
 
     target: Float[ArrayLike, "length d_model"]
     gamma: float
+
+
+class Distillation(NamedTuple):
+    """An objective beside the loss: that each task's prompt answers as a prompt of its own would.
+
+    The step adds `weight` times the Kullback-Leibler divergence from the teacher's distribution of
+    each target token, averaged as the loss is. (The authors also draw hidden states together.)
+
+    Attributes:
+        teachers: float32 `[tasks, length, d_model]`.
+        weight: of the divergence.
+
+    References:
+        Wang et al. 2023, "Multitask Prompt Tuning Enables Parameter-Efficient Transfer Learning",
+        section 3.2, equation 4, with a temperature of 1.
+    """
+
+    teachers: Float[ArrayLike, "tasks length d_model"]
+    weight: float
 
 
 def init_state(
@@ -87,6 +106,15 @@ def loss_and_counts(
     return total, {"loss": cross_entropy, "tokens": jnp.sum(mask), "correct": correct}
 
 
+def divergence(
+    logits_BxTxV: Float[Array, "B T V"], teacher_BxTxV: Float[Array, "B T V"], batch: Batch
+) -> Float[Array, ""]:
+    """KL(teacher || student) in nats, summed over real target tokens."""
+    log_student, log_teacher = map(jax.nn.log_softmax, (logits_BxTxV, teacher_BxTxV))
+    by_token = jnp.sum(jnp.exp(log_teacher) * (log_teacher - log_student), axis=-1)
+    return jnp.sum(jnp.where(batch["target_mask"], by_token, 0.0))
+
+
 def make_train_step(
     graphdef: Any,
     optimizer: optax.GradientTransformation,
@@ -95,6 +123,7 @@ def make_train_step(
     dropout_rate: float = 0.0,
     z_loss: float = 0.0,
     wayward: Wayward | None = None,
+    distillation: Distillation | None = None,
     axis: str | None = None,
 ) -> Callable[[TrainState, nnx.State, Batch], tuple[TrainState, dict[str, Array]]]:
     """Builds `step(state, frozen, batch) -> (state, metrics)`.
@@ -108,20 +137,28 @@ def make_train_step(
         dropout_rate: inside the model; 0 for none.
         z_loss: weight of the z-loss.
         wayward: what the prompt is drawn to, if anything.
+        distillation: what its answers are drawn to, if anything.
         axis: name of the mapped axis that rows are spread over, to sum over it; None on one device.
 
     Returns:
         The step. Its metrics are float32 scalars, the same on every device: `loss` (nats a target
-        token), `token_accuracy`, `grad_norm`, `tokens` and `finite`, and `wayward_distance` where
-        the prompt is drawn to a text; the loss is without that. Where loss, gradient or update
-        is not finite the state keeps its trainable and optimizer parts, so that the last good
-        prompt survives.
+        token), `token_accuracy`, `grad_norm`, `tokens` and `finite`, `wayward_distance` where the
+        prompt is drawn to a text, and `distillation` (nats a target token) where there are
+        teachers; the loss is without these. Where loss, gradient or update is not finite the state
+        keeps its trainable and optimizer parts, so that the last good prompt survives.
     """
 
     def sums(trainable, frozen, batch, keys_B):
         model = nnx.merge(graphdef, trainable, frozen)
         dropout = Dropout(dropout_rate, keys_B) if dropout_rate else None
-        return loss_and_counts(model.target_logits(batch, dropout), batch, z_loss)
+        logits = model.target_logits(batch, dropout)
+        total, counts = loss_and_counts(logits, batch, z_loss)
+        if distillation is None:
+            return total, counts
+        teachers = jnp.asarray(distillation.teachers)
+        own = row_prompts(model.model, teachers, batch["prompt_ids"])
+        apart = divergence(logits, target_logits(model.model, batch, own), batch)
+        return total + distillation.weight * apart, {**counts, "distillation": apart}
 
     grad_of_sums = jax.grad(sums, has_aux=True)
 
@@ -170,6 +207,8 @@ def make_train_step(
             distance, pull = jax.value_and_grad(wayward_distance)(state.trainable, frozen, target)
             grads = jax.tree.map(lambda g, p: g + gamma * p, grads, pull)
             drawn["wayward_distance"] = distance
+        if distillation is not None:
+            drawn["distillation"] = counts["distillation"] / tokens
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)

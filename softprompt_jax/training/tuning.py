@@ -19,6 +19,7 @@ from softprompt_jax.exchange.card import on_the_hub
 from softprompt_jax.exchange.hub import check_repo_id, check_token
 from softprompt_jax.models import resolve_model
 from softprompt_jax.models.families import ModelConfig
+from softprompt_jax.prompts import SoftPrompt
 from softprompt_jax.tasks import Task, rename_labels
 from softprompt_jax.training import partition, processes
 from softprompt_jax.training.evaluation import Evaluator
@@ -63,9 +64,10 @@ def train(config: RunConfig) -> TrainResult:
     processes.join(config.parallel)
     with processes.telling_of_deaths():
         result = _train(config)
-    if config.push_to_hub is not None and result.best_prompt is not None and result.finished:
+    best = result.best_prompt
+    if config.push_to_hub is not None and isinstance(best, SoftPrompt) and result.finished:
         if processes.is_first():
-            result.best_prompt.push_to_hub(config.push_to_hub)
+            best.push_to_hub(config.push_to_hub)
         processes.wait_for_all()
     return result
 
@@ -78,6 +80,11 @@ def _check_push(config: RunConfig) -> None:
         raise UserError(
             "A multitask prompt is a folder of prompts, one a task; leave out --push_to_hub, and "
             "put them there by `python -m softprompt_jax.export`."
+        )
+    if config.prompt.parameterization in ("dept", "prefix"):
+        raise UserError(
+            f"A {config.prompt.parameterization} prompt is more than vectors, which is all that "
+            "goes to the hub; leave out --push_to_hub."
         )
     check_repo_id(config.push_to_hub or "")
     check_token(None)
@@ -180,7 +187,9 @@ class TaskSubject:
     def step_flops(self, shape: Shape) -> int:
         """The least FLOPs of a step on a batch of a shape."""
         options = self.config.train
-        length = self.config.prompt.length
+        # A prefix goes through no layer.
+        prefixed = self.config.prompt.parameterization == "prefix"
+        length = 0 if prefixed else self.config.prompt.length
         return step_flops(self.model_config, shape, options.batch_size, length, options.method)
 
     def validate(self, trainable: Any, frozen: Any) -> tuple[dict[str, float], float]:

@@ -14,8 +14,8 @@ from softprompt_jax.config_checks import parse_mixture
 from softprompt_jax.errors import UserError
 from softprompt_jax.files import recover_folder, write_text
 from softprompt_jax.models import LanguageModel, save_model
-from softprompt_jax.prompts import SoftPrompt
 from softprompt_jax.prompts.prompt_folders import save_prompts, single_prompt
+from softprompt_jax.prompts.unfolded_prompt import AnyTrainedPrompt
 from softprompt_jax.training import processes
 from softprompt_jax.version import __version__
 
@@ -90,7 +90,7 @@ class TrainResult:
         examples_per_second: of training steps that compiled nothing; None without any.
     """
 
-    best_prompt: SoftPrompt | None
+    best_prompt: AnyTrainedPrompt | None
     metrics: Mapping[str, float]
     workdir: Path
     best_step: int | None

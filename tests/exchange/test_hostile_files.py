@@ -97,7 +97,7 @@ def test_no_task_type(adapter):
 @pytest.mark.parametrize(
     ("peft_type", "reason"),
     [
-        ("PREFIX_TUNING", "keys and values of every layer"),
+        ("CARTRIDGE", "part of its keys and values"),
         ("MULTITASK_PROMPT_TUNING", "each of several tasks"),
         ("CPT", "offsets to the tokens"),
         ("LORA", "no soft prompt that this version knows"),
@@ -110,7 +110,7 @@ def test_other_types(adapter, peft_type, reason):
     change(adapter, peft_type=peft_type)
     told = message_of(adapter)
     assert reason in told
-    assert "PROMPT_TUNING and P_TUNING" in told
+    assert "PROMPT_TUNING, P_TUNING or PREFIX_TUNING" in told
 
 
 def test_another_model(adapter, models):

@@ -1,7 +1,11 @@
 """Whole runs with other parameterisations: they go on exactly, and what they keep is plain."""
 
+import json
+import runpy
+import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_runs import (
@@ -14,6 +18,7 @@ from small_runs import (
 
 import softprompt_jax as sp
 from softprompt_jax.prompts.prompt_folders import prompts_by_task
+from softprompt_jax.prompts.unfolded_prompt import UnfoldedPrompt
 from softprompt_jax.tasks import Task, task
 from softprompt_jax.training.tuning import train
 
@@ -91,6 +96,46 @@ def test_a_run_goes_on_and_keeps_a_plain_prompt(tmp_path, kind, family):
     assert result.metrics["test/accuracy"] == pytest.approx(accuracy(predictor, 2))
 
 
+@pytest.mark.parametrize(
+    ("kind", "family"), [("dept", "t5"), ("dept", "gpt2"), ("prefix", "llama"), ("prefix", "t5")]
+)
+def test_a_run_goes_on_and_keeps_what_is_no_plain_prompt(
+    tmp_path, monkeypatch, capsys, kind, family
+):
+    changes = {"prompt__network_learning_rate": 0.03, "task__max_input_length": 32}
+    result = check_goes_on(small(tmp_path, kind, family, **changes), tmp_path)
+    assert isinstance(result.best_prompt, UnfoldedPrompt)
+    assert result.best_prompt.kind == kind
+    assert result.best_prompt.card["parameterization"] == kind
+    best = result.workdir / "best"
+    predictor = sp.Predictor.load(str(tmp_path / family), {"best": best})
+    told = result.metrics["test/accuracy"]
+    assert told == pytest.approx(accuracy(predictor, 2))
+
+    capsys.readouterr()
+    files = {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "validation", "test")}
+    named = [part for split, file in files.items() for part in (f"--task.{split}-file", file)]
+    arguments = ["--prompts", str(best), "--split", "test", "--json", "--task", "sentiment"]
+    arguments += ["--task.max-input-length", "32"]
+    monkeypatch.setattr(sys, "argv", ["softprompt_jax.evaluate", *arguments, *named])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("softprompt_jax.evaluate", run_name="__main__")
+    assert stop.value.code == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["mean"]["accuracy"] == pytest.approx(told)
+
+
+@pytest.mark.parametrize(
+    ("kind", "family", "evaluation"),
+    [("dept", "gpt2", "generate"), ("prefix", "t5", "generate"), ("prefix", "llama", "likelihood")],
+)
+def test_other_evaluations(tmp_path, kind, family, evaluation):
+    changes = {"task__evaluation": evaluation, "task__max_input_length": 32, "train__steps": 4}
+    metrics = train(small(tmp_path, kind, family, **changes)).metrics
+    wanted = "perplexity" if evaluation == "likelihood" else "exact_match"
+    assert {f"validation/{wanted}", f"test/{wanted}"} <= set(metrics)
+
+
 def accuracy(predictor, seed, prompts=None):
     """On a small run's rows, of which the test split has seed 2."""
     rows = sentiment_rows(24, seed)
@@ -126,6 +171,28 @@ def test_a_multitask_run_keeps_a_prompt_for_each_task(tmp_path):
     for number, (name, task_name) in enumerate((("one", "mix/one"), ("two", "two")), 1):
         told = result.metrics[f"test/{task_name}/accuracy"]
         assert told == pytest.approx(accuracy(predictor, 10 * number + 2, name))
+
+
+def test_a_multitask_run_learns_from_teachers(tmp_path):
+    register("one", 1)
+    register("two", 2)
+    teachers = tuple(str(tmp_path / name) for name in ("teacher of one", "teacher of two"))
+    for seed, folder in enumerate(teachers):
+        vectors = np.random.default_rng(seed).normal(size=(6, 32))
+        sp.SoftPrompt(jnp.asarray(vectors, jnp.float32)).save(folder)
+    config = small_config(
+        tmp_path,
+        task__train_file=None,
+        task__validation_file=None,
+        task__name="both",
+        task__mixture=("one", "two"),
+        prompt__parameterization="multitask",
+        prompt__teachers=teachers,
+    )
+    result = check_goes_on(config, tmp_path)
+    lines = [line for line in metrics_lines(result.workdir) if "train/loss" in line]
+    assert len(lines) == 12
+    assert all(line["train/distillation"] > 0 for line in lines)
 
 
 def test_a_wayward_run_tells_the_distance(tmp_path):

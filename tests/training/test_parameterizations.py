@@ -1,18 +1,23 @@
 """Other parameterisations in training: only they move, they learn, stop and go on, and fold."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
-from lively_models import make_lively
-from small_runs import ONE_LAYER, changed, prompted_tiny, random_batch, small_config
+from small_runs import changed
+from trained_prompts import (
+    STEPS,
+    batch_of,
+    bits,
+    contents,
+    make_models,
+    prepared_of,
+    run,
+)
 
 from softprompt_jax.config import RunConfig
 from softprompt_jax.config_checks import check
 from softprompt_jax.errors import UserError
-from softprompt_jax.models import load_model
 from softprompt_jax.prompts import PromptedModel, SoftPrompt
 from softprompt_jax.prompts.prompt_folders import (
     load_prompts,
@@ -23,21 +28,13 @@ from softprompt_jax.prompts.prompt_folders import (
 from softprompt_jax.training import partition
 from softprompt_jax.training.checkpointing import Checkpoints
 from softprompt_jax.training.parallel import MeshLayout, PmapLayout
-from softprompt_jax.training.setup import parameterized, place, prepare_step, wayward_objective
-from softprompt_jax.training.step import Wayward, init_state, make_train_step
 
-KINDS = ("residual_mlp", "mlp", "lstm", "multitask")
-ROWS = 16
-STEPS = 60
+KINDS = ("residual_mlp", "mlp", "lstm", "multitask", "dept", "prefix")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("parameterizations")
-    for family in ("t5", "llama"):  # whose prompts have a say in what follows
-        make_lively(folder / family, family, **ONE_LAYER[family])
-        small_config(folder, family)
-    return folder
+    return make_models(tmp_path_factory.mktemp("parameterizations"))
 
 
 @pytest.fixture(scope="module")
@@ -45,65 +42,19 @@ def one_device():
     return PmapLayout(jax.devices()[:1])
 
 
-def config_of(folder, kind, family="llama", **changes):
-    config = small_config(folder, family, prompt__parameterization=kind, prompt__hidden_size=16)
-    return changed(config, **changes)
-
-
-def prompted_of(folder, config, family="llama"):
-    plain = prompted_tiny(folder / family, family)
-    return PromptedModel(plain.model, parameterized(config, plain.vectors, 2))
-
-
-def prepared_of(folder, kind, layout, family="llama", wayward=None, **changes):
-    config = config_of(folder, kind, family, **changes)
-    return place(config, prompted_of(folder, config, family), layout, wayward)
-
-
-def batch_of(step=0):
-    """Rows of two tasks, in turn, each with an answer of its own to any input."""
-    batch = random_batch(ROWS, seed=step)
-    task = np.arange(ROWS, dtype=np.int32) % 2
-    answers = np.where(task == 0, 20, 40).astype(np.int32)
-    targets = np.repeat(answers[:, None], batch["targets"].shape[1], axis=1)
-    return {**batch, "targets": targets, "prompt_ids": task}
-
-
-def run(prepared, layout, first, last, state=None):
-    """The state after the steps from `first` on, and their metrics; the given state is kept."""
-    state = jax.tree.map(jnp.copy, prepared.state if state is None else state)
-    history = []
-    for i in range(first, last):
-        rows = layout.place_rows(batch_of(i), ROWS)
-        state, metrics = prepared.train_step(state, prepared.frozen, rows)
-        assert metrics["finite"] == 1
-        history.append({name: float(value) for name, value in metrics.items()})
-    return state, history
-
-
-def contents(state):
-    """Bytes of each leaf by dotted path."""
-    return {
-        ".".join(map(str, path)): np.asarray(leaf[...]).tobytes()
-        for path, leaf in nnx.to_flat_state(state)
-    }
-
-
-def bits(tree):
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
-
-
 # --- Each of them ----------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_it_learns_and_nothing_else_moves(folder, one_device, kind):
-    prepared = prepared_of(folder, kind, one_device, prompt__network_learning_rate=0.03)
+@pytest.mark.parametrize(
+    ("kind", "family"), [*((kind, "llama") for kind in KINDS), ("dept", "t5"), ("prefix", "t5")]
+)
+def test_it_learns_and_nothing_else_moves(folder, one_device, kind, family):
+    prepared = prepared_of(folder, kind, one_device, family, prompt__network_learning_rate=0.03)
     before = contents(prepared.state.trainable), contents(prepared.frozen)
     state, history = run(prepared, one_device, 0, STEPS)
     after = contents(state.trainable), contents(prepared.frozen)
-    assert len(before[0]) > 2
+    assert len(before[0]) >= 2
     assert all(path.startswith("prompt.") for path in before[0])
     assert all(before[0][path] != after[0][path] for path in before[0])
     assert len(before[1]) > 5
@@ -122,15 +73,17 @@ def test_it_learns_and_nothing_else_moves(folder, one_device, kind):
     assert of_optimizer == count
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_it_goes_on_to_the_same_bits(folder, tmp_path, one_device, kind):
-    prepared = prepared_of(folder, kind, one_device)
+@pytest.mark.parametrize(
+    ("kind", "family"), [*((kind, "llama") for kind in KINDS), ("dept", "t5"), ("prefix", "t5")]
+)
+def test_it_goes_on_to_the_same_bits(folder, tmp_path, one_device, kind, family):
+    prepared = prepared_of(folder, kind, one_device, family)
     whole, history = run(prepared, one_device, 0, 6)
     half, _ = run(prepared, one_device, 0, 3)
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     checkpoints.save(half, 3, {})
     checkpoints.close()
-    again = prepared_of(folder, kind, one_device)
+    again = prepared_of(folder, kind, one_device, family)
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     restored, _ = checkpoints.restore(again.state)
     checkpoints.close()
@@ -205,7 +158,7 @@ def test_damaged_prompts_of_tasks(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["lstm", "multitask"])
+@pytest.mark.parametrize("kind", ["lstm", "multitask", "dept", "prefix"])
 def test_layouts_agree(folder, one_device, kind):
     """Loss, gradient norm and parameters, on eight devices or with micro-batches."""
     expected, by_one = run(prepared_of(folder, kind, one_device), one_device, 0, 3)
@@ -217,19 +170,20 @@ def test_layouts_agree(folder, one_device, kind):
         for ours, theirs in zip(history, by_one, strict=True):
             assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
             assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
-        vectors = [
-            prepared_of(folder, kind, where).folding(where)(trained.trainable)["prompt"][...]
+        kept = [
+            jax.tree.leaves(prepared_of(folder, kind, where).folding(where)(trained.trainable))
             for where, trained in ((layout, state), (one_device, expected))
         ]
-        np.testing.assert_allclose(*map(np.asarray, vectors), atol=2e-3)
+        for ours, theirs in zip(*kept, strict=True):
+            np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), atol=2e-3)
 
 
 def test_networks_have_a_rate_of_their_own(folder, one_device):
     """The first step of Adafactor moves each parameter by its rate, times the gradient's sign."""
 
-    def first_moves(**changes):
+    def first_moves(kind="mlp", **changes):
         changes = {"optimizer__weight_decay": 0.0, **changes}
-        prepared = prepared_of(folder, "mlp", one_device, **changes)
+        prepared = prepared_of(folder, kind, one_device, **changes)
         state, _ = run(prepared, one_device, 0, 1)
         return {
             path[1:]: float(np.abs(np.asarray(new[...]) - np.asarray(old[...])).max())
@@ -248,6 +202,9 @@ def test_networks_have_a_rate_of_their_own(folder, one_device):
         assert moves.pop(("table",)) == pytest.approx(0.3, rel=1e-3)
         assert len(moves) == 6
         assert all(move == pytest.approx(rate, rel=2e-3) for move in moves.values())
+    moves = first_moves("prefix")
+    assert len(moves) == 2
+    assert all(move == pytest.approx(0.01, rel=2e-3) for move in moves.values())
     clipped = first_moves(optimizer__max_gradient_norm=1e-3)
     assert clipped[("table",)] == pytest.approx(0.3, rel=1e-3)
 
@@ -269,6 +226,29 @@ def test_networks_have_a_rate_of_their_own(folder, one_device):
             {"prompt__parameterization": "mlp", "train__method": "model_tuning"},
             "model_tuning has no prompt; leave out --prompt.parameterization",
         ),
+        ({"prompt__rank": 0}, "--prompt.rank is 0"),
+        ({"prompt__distillation_weight": -1.0}, "--prompt.distillation_weight is -1.0"),
+        ({"prompt__teachers": ("a",)}, "--prompt.teachers are for"),
+        (
+            {
+                "prompt__parameterization": "multitask",
+                "prompt__teachers": ("a",),
+                "task__mixture": ("a", "b"),
+            },
+            "one for each task of --task.mixture; give as many",
+        ),
+        (
+            {"prompt__parameterization": "dept", "prompt__wayward_text": "a film"},
+            "a dept prompt is more than vectors; leave it out",
+        ),
+        (
+            {"prompt__parameterization": "prefix", "train__scan_layers": True},
+            "leave out --train.scan_layers and --train.remat",
+        ),
+        (
+            {"prompt__parameterization": "prefix", "train__remat": "full"},
+            "leave out --train.scan_layers and --train.remat",
+        ),
         (
             {"prompt__wayward_text": "a film", "train__method": "model_tuning"},
             "model_tuning has no prompt; leave out --prompt.wayward_text",
@@ -286,72 +266,3 @@ def test_networks_have_a_rate_of_their_own(folder, one_device):
 def test_refused_before_any_work(changes, message):
     with pytest.raises(UserError, match=message):
         check(changed(RunConfig(), **changes))
-
-
-# --- Waywardness -----------------------------------------------------------------------------
-
-
-def plain_step(folder, wayward, layout, accumulation=1):
-    """Of plain gradient descent with rate 1: the prompt moves by its gradient."""
-    model = prompted_tiny(folder / "llama", "llama")
-    is_trained = partition.trainable_filter("prompt_tuning")
-    graphdef, trainable, frozen = partition.split(model, is_trained)
-    optimizer = optax.sgd(1.0)
-    step = make_train_step(
-        graphdef, optimizer, accumulation=accumulation, wayward=wayward, axis=layout.axis
-    )
-    start = np.asarray(model.vectors)
-    state = layout.place_state(jax.tree.map(np.array, init_state(trainable, optimizer, 0)))
-    rows = layout.place_rows(batch_of(), ROWS)
-    state, metrics = layout.step(step, state)(state, layout.place_frozen(frozen), rows)
-    return start, np.asarray(state.trainable["prompt"][...]), metrics
-
-
-def test_the_wayward_objective(folder, one_device):
-    """Its gradient, by hand, comes on top of the loss's, once, whatever the layout."""
-    target = np.random.default_rng(1).normal(size=(4, 32)).astype(np.float32)
-    start, without, metrics = plain_step(folder, None, one_device)
-    assert "wayward_distance" not in metrics
-    gamma = 0.7
-    expected = without - gamma * 2 * (start - target) / len(start)
-    for layout, accumulation in (
-        (one_device, 1),
-        (PmapLayout(jax.devices()), 2),
-        (MeshLayout(jax.devices(), fsdp=8), 1),
-    ):
-        wayward = Wayward(target, gamma)
-        _, drawn, told = plain_step(folder, wayward, layout, accumulation)
-        np.testing.assert_allclose(drawn, expected, atol=2e-6)
-        distance = np.mean(np.sum(np.square(start - target), axis=1))
-        assert float(told["wayward_distance"]) == pytest.approx(distance, rel=1e-6)
-        assert float(told["loss"]) == pytest.approx(float(metrics["loss"]), rel=1e-6)
-        norm = np.linalg.norm(start - expected)
-        assert float(told["grad_norm"]) == pytest.approx(norm, rel=1e-5)
-
-
-def test_a_prompt_is_drawn_to_its_text(folder, one_device):
-    """By the run's own options, from the text's embeddings to a distance that gamma decides."""
-    model = load_model(str(folder / "llama"))
-    distances = {}
-    for gamma in (0.0, 10.0):
-        config = config_of(
-            folder, "plain", prompt__wayward_text="a good film", prompt__wayward_gamma=gamma
-        )
-        prepared = prepare_step(config, model, (), one_device)
-        state, history = run(prepared, one_device, 0, STEPS)
-        distances[gamma] = history[-1]["wayward_distance"]
-        target = wayward_objective(config, model, one_device).target
-        ids = model.tokenizer("a good film", add_special_tokens=False)["input_ids"]
-        embedded = np.asarray(model.module.embedding[...])[np.resize(ids, 4)]
-        np.testing.assert_array_equal(target, embedded)
-        moved = np.asarray(state.trainable["prompt"][...]) - target
-        by_hand = np.mean(np.sum(np.square(moved), axis=1))
-        assert by_hand != pytest.approx(0)
-    assert distances[10.0] < 0.2 * distances[0.0]
-
-
-def test_every_tasks_prompt_is_drawn(folder, one_device):
-    wayward = Wayward(np.zeros((4, 32), np.float32), 10.0)
-    prepared = prepared_of(folder, "multitask", one_device, wayward=wayward)
-    _, history = run(prepared, one_device, 0, STEPS)
-    assert history[-1]["wayward_distance"] < 0.5 * history[0]["wayward_distance"]

@@ -29,6 +29,7 @@ def test_the_best_prompt_goes_to_the_hub_at_the_end(tmp_path, monkeypatch):
         ({"push_to_hub": "no owner"}, "owner/name"),
         ({"push_to_hub": "me/x"}, "is no hub id"),
         ({"push_to_hub": "me/x", "train__method": "model_tuning"}, "Only prompts"),
+        ({"push_to_hub": "me/x", "prompt__parameterization": "dept"}, "more than vectors"),
         ({"push_to_hub": "me/x", "token": None}, "hf auth login"),
     ],
 )

@@ -1,20 +1,34 @@
 """What all parameterisations are, and the layer that their networks are made of."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from softprompt_jax.prompts.prompted_model import PromptNetwork
+from softprompt_jax.prompts.prompted_model import AnyPrompt, PromptNetwork
 
 
 class Reparameterization(nnx.Module):
-    """Trained parameters that a prompt's vectors are computed from."""
+    """Trained parameters that a prompt is computed from.
+
+    Attributes:
+        folds: whether the prompt is its vectors and no more, so that they are all that is kept;
+            else the parameters are kept (`unfolded_prompt`).
+    """
+
+    folds: ClassVar[bool] = True
 
     @property
     def vectors(self) -> Float[Array, "*tasks length d_model"]:
         """The prompt's values, float32."""
         raise NotImplementedError
+
+    @property
+    def served(self) -> AnyPrompt:
+        """What the model is given."""
+        return self.vectors
 
 
 class Dense(nnx.Module):

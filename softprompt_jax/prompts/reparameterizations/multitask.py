@@ -21,7 +21,7 @@ class MultitaskPrompt(Reparameterization):
 
     References:
         Wang et al. 2023, "Multitask Prompt Tuning Enables Parameter-Efficient Transfer Learning",
-        section 3.1, without its distillation.
+        section 3.1; its distillation is `training.step.Distillation`.
     """
 
     def __init__(self, vectors: Float[Array, "P D"], tasks: int):
