@@ -1,6 +1,7 @@
 """Strict settings for every test: dtype and rank promotion, eight CPU devices."""
 
 import os
+import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -9,6 +10,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import jax
 import pytest
+
+from softprompt_jax.__main__ import COMMANDS
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -20,6 +23,13 @@ def forget_compiled_functions():
     """Each compiled function maps memory, and Linux allows a process 65,530 maps by default."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def commands_are_run_anew(monkeypatch):
+    """runpy warns of a module that is imported already, as those of commands are by some tests."""
+    for name in COMMANDS:
+        monkeypatch.delitem(sys.modules, f"softprompt_jax.{name}", raising=False)
 
 
 @pytest.fixture

@@ -53,8 +53,6 @@ def run(monkeypatch, capfd):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["softprompt_jax.evaluate", *map(str, arguments)])
-        # runpy warns of a module that is imported already, as it is above.
-        monkeypatch.delitem(sys.modules, "softprompt_jax.evaluate", raising=False)
         capfd.readouterr()
         with pytest.raises(SystemExit) as stop:
             runpy.run_module("softprompt_jax.evaluate", run_name="__main__")

@@ -162,7 +162,7 @@ SAID = {
         "A warm, funny, wonderful film.",
         "prompt.safetensors",
     ),
-    "reproduce_lester": ("tab16", "3 runs, 0 of them finished before.", "report.html"),
+    "reproduce_lester": ("tab16", "6 runs, 0 of them finished before.", "report.html"),
     "mixed_tasks": (
         "16 rows; largest difference",
         "movie_reviews, spam",

@@ -23,7 +23,7 @@ def watched(tmp_path_factory):
 
 
 def test_checkpoints_by_the_clock(watched, tmp_path):
-    assert checkpoints(watched) == [10, 12]  # the last two of one every second step
+    assert checkpoints(watched) == [9, 12]  # the last two of one every third step
     by_steps = train(small_config(tmp_path, **RARELY, train__checkpoint_minutes=None))
     assert checkpoints(by_steps.workdir) == [12]
 
