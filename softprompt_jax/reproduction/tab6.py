@@ -1,8 +1,8 @@
 """Table 6: the search for hyperparameters, one of them at a time.
 
 The paper tells the values that it tried (77 trials, some with other sizes and starts) and not what
-each gave, so only the settings are its own. Steps, warm-up and the steps of decay are shares of a
-preset's steps: the paper's 10, 20 and 30 thousand, 2 and 3 thousand, 4, 6 and 8 thousand.
+each gave, so only the settings are its own. Steps and warm-up are shares of a preset's steps: the
+paper's 10, 20 and 30 thousand, 2 and 3 thousand. Its steps of decay are not tried.
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ OPTION, VALUE = "option", "value"
 
 
 def points(preset: Preset) -> list[Point]:
-    """The recipe of the smallest size with one option changed, the first task, all seeds."""
+    """The recipe of the smallest size with one option changed, all tasks and seeds."""
     size, steps = preset.sizes[0], preset.recipe.train.steps
     batches = BATCH_SIZES if preset.is_the_papers else BATCH_SIZES[:3]
     tried: dict[str, list[tuple[Any, dict[str, Any]]]] = {
