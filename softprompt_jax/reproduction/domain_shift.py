@@ -12,9 +12,6 @@ from softprompt_jax.reproduction.results import (
     Result,
     Row,
     Value,
-    describe_models,
-    describe_run,
-    notes_on,
 )
 
 METHOD, TRAINED_ON, SCORED_ON = "method", "trained on", "scored on"
@@ -83,18 +80,18 @@ def compare(
         paper = printed(trained_on, task, metric)
         value = None
         if paper is not None:
-            value = Published(*_source(paper[method == PROMPT_TUNING], source))
+            mean, deviation = paper[method == PROMPT_TUNING]
+            value = Published(mean, source, deviation)
         coordinates = {TRAINED_ON: trained_on, SCORED_ON: f"{task}, {metric}", METHOD: method}
         told.append(Row(coordinates, Value.of(by_seed), value))
-    return Result(
+    return Result.of_runs(
+        cells,
+        outcomes,
         told,
         unit="score (%)",
-        runs=[describe_run(*each) for each in zip(cells, outcomes, strict=True)],
-        models=describe_models(cells),
         notes=[
             "The checkpoint is chosen on the validation split of the training task. The captions "
             "of the paper's tables 1 and 2 tell no model size; this is its largest.",
-            *notes_on(cells, outcomes),
         ],
     )
 
@@ -102,7 +99,3 @@ def compare(
 def score(outcome: Outcome, name: str) -> float | None:
     """A metric of a run in percent; None if it diverged."""
     return None if outcome.diverged is not None else 100 * outcome.metrics[name]
-
-
-def _source(printed: tuple[float, float], source: str) -> tuple[float, str, float]:
-    return printed[0], source, printed[1]

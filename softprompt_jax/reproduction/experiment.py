@@ -15,11 +15,9 @@ from softprompt_jax.reproduction.results import (
     Published,
     Result,
     as_markdown,
+    beside,
     commonest_label_score,
     describe_data,
-    describe_models,
-    describe_run,
-    notes_on,
     scores,
     to_json,
     write_json,
@@ -142,20 +140,15 @@ def sweep(
         among = [options.name for options in preset.tasks]
         rows = scores(cells, outcomes, among)
         if preset.is_the_papers:
-            rows = [
-                dataclasses.replace(
-                    row, paper=published(row.coordinates["size"], row.coordinates[axis])
-                )
-                for row in rows
-            ]
-        return Result(
+            rows = beside(rows, lambda at: published(at["size"], at[axis]))
+        return Result.of_runs(
+            cells,
+            outcomes,
             rows,
             unit=score_unit(preset),
-            runs=[describe_run(*each) for each in zip(cells, outcomes, strict=True)],
-            models=describe_models(cells),
             data=describe_data(preset),
             baseline=commonest_label_score(preset),
-            notes=[*notes, *notes_on(cells, outcomes)],
+            notes=notes,
         )
 
     return Experiment(name, title, item, finding, compute, figures.by_size(axis, ordered))

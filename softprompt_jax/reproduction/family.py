@@ -16,9 +16,6 @@ from softprompt_jax.reproduction.results import (
     Value,
     commonest_label_score_of,
     describe_data,
-    describe_models,
-    describe_run,
-    notes_on,
     scores,
 )
 
@@ -84,13 +81,13 @@ def compute(context: Context) -> Result:
     notes = ["sms_spam's score is the mean of F1 and accuracy: 88 % of its messages are normal."]
     if used.tasks == preset.tasks:
         notes.append("BBC topics are left out: tools/build_bbc_topics.py has not written bbc/.")
-    return Result(
+    return Result.of_runs(
+        cells,
+        outcomes,
         rows,
         unit="score (%)",
-        runs=[describe_run(*each) for each in zip(cells, outcomes, strict=True)],
-        models=describe_models(cells),
         data=describe_data(used),
-        notes=[*notes, *notes_on(cells, outcomes)],
+        notes=notes,
     )
 
 

@@ -6,18 +6,16 @@ from softprompt_jax.config import TaskOptions
 from softprompt_jax.reproduction import figures, published
 from softprompt_jax.reproduction.answers import score_design
 from softprompt_jax.reproduction.experiment import Context, Experiment, of_size, score_unit
-from softprompt_jax.reproduction.grid import Point, kept, make_cells
+from softprompt_jax.reproduction.grid import Point, cached_json, make_cells
 from softprompt_jax.reproduction.presets import Preset, Size
 from softprompt_jax.reproduction.published import MODEL_TUNING, MULTITASK, PROMPT_TUNING
 from softprompt_jax.reproduction.results import (
     Result,
     Row,
     Value,
+    beside,
     commonest_label_score,
     describe_data,
-    describe_models,
-    describe_run,
-    notes_on,
     scores,
 )
 
@@ -59,7 +57,7 @@ def designs(context: Context, size: Size) -> Row:
         facts = [config.model.name, dataclasses.asdict(config.task), preset.shots, config.seed]
         name = f"{size.label}-{config.task.name.replace('/', '_')}-{config.seed}.json"
         path = context.folder / preset.name / "designs" / name
-        score = kept(path, facts, lambda config=config: score_design(config, preset.shots))
+        score = cached_json(path, facts, lambda config=config: score_design(config, preset.shots))
         by_seed.setdefault(config.seed, []).append(score)
     means = {seed: sum(each) / len(each) for seed, each in by_seed.items()}
     return Row({"size": size.label, AXIS: PROMPT_DESIGN}, Value.of(means))
@@ -71,12 +69,7 @@ def compute(context: Context) -> Result:
     cells, outcomes = context.run(points(preset))
     rows = scores(cells, outcomes, [options.name for options in preset.tasks])
     if preset.is_the_papers:
-        rows = [
-            dataclasses.replace(
-                row, paper=published.figure_1(row.coordinates["size"], row.coordinates[AXIS])
-            )
-            for row in rows
-        ]
+        rows = beside(rows, lambda at: published.figure_1(at["size"], at[AXIS]))
     rows += [designs(context, size) for size in (*preset.sizes, *preset.others)]
     notes = [
         f"Prompt design: {preset.shots} solved training examples as text before each input, with "
@@ -85,14 +78,14 @@ def compute(context: Context) -> Result:
     ]
     if len(preset.tasks) == 1:
         notes.append("Multi-task model tuning is left out: this preset has one task.")
-    return Result(
+    return Result.of_runs(
+        cells,
+        outcomes,
         rows,
         unit=score_unit(preset),
-        runs=[describe_run(*each) for each in zip(cells, outcomes, strict=True)],
-        models=describe_models(cells),
         data=describe_data(preset),
         baseline=commonest_label_score(preset),
-        notes=[*notes, *notes_on(cells, outcomes)],
+        notes=notes,
     )
 
 

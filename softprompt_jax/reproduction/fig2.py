@@ -11,15 +11,12 @@ from softprompt_jax.prompts import SoftPrompt
 from softprompt_jax.reproduction.answers import file_digest, job_of, open_for
 from softprompt_jax.reproduction.experiment import Context, Experiment
 from softprompt_jax.reproduction.figures import Told, plain_numbers
-from softprompt_jax.reproduction.grid import Cell, kept
+from softprompt_jax.reproduction.grid import Cell, cached_json
 from softprompt_jax.reproduction.results import (
     Result,
     Row,
     Value,
     describe_data,
-    describe_models,
-    describe_run,
-    notes_on,
 )
 from softprompt_jax.reproduction.tab3 import points, trained_prompts
 
@@ -44,7 +41,9 @@ def compute(context: Context) -> Result:
                 jobs.append((f"{name}, {seed}", cell))
     digests = [file_digest(folder / "prompt.safetensors") for folder in prompts.values()]
     path = context.folder / preset.name / "mixed.json"
-    told = kept(path, [cells[0].config.model.name, digests, ROWS], lambda: _ask(prompts, jobs))
+    told = cached_json(
+        path, [cells[0].config.model.name, digests, ROWS], lambda: _ask(prompts, jobs)
+    )
     model = told["model_bytes"]
     mixed = told["prompt_bytes"]
     numbers = {
@@ -63,14 +62,14 @@ def compute(context: Context) -> Result:
     ]
     if len(preset.tasks) == 1:
         notes.append("This preset has one task; prompts of several seeds stand for several tasks.")
-    return Result(
+    return Result.of_runs(
+        cells,
+        outcomes,
         [Row({QUANTITY: name}, Value(number)) for name, number in numbers.items()],
         unit="see the first column",
         decimals=6,
-        runs=[describe_run(*each) for each in zip(cells, outcomes, strict=True)],
-        models=describe_models(cells),
         data=describe_data(preset),
-        notes=[*notes, *notes_on(cells, outcomes)],
+        notes=notes,
     )
 
 

@@ -271,7 +271,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def kept(path: Path, facts: Any, make: Callable[[], Any]) -> Any:
+def cached_json(path: Path, facts: Any, make: Callable[[], Any]) -> Any:
     """What `make` gave the last time for the same facts, or gives now.
 
     Args:

@@ -15,9 +15,6 @@ from softprompt_jax.reproduction.results import (
     Value,
     commonest_label_score,
     describe_data,
-    describe_models,
-    describe_run,
-    notes_on,
     scores,
 )
 
@@ -40,6 +37,10 @@ def points(preset: Preset) -> list[Point]:
 def compute(context: Context) -> Result:
     """Reads scores, speeds and what is kept of each run."""
     preset = context.preset
+    if not preset.is_the_papers:
+        # One task: kinds are told apart by seeds, and each more task costs the hours again.
+        preset = dataclasses.replace(preset, tasks=preset.tasks[:1])
+        context = dataclasses.replace(context, preset=preset)
     cells, outcomes = context.run(points(preset))
     rows = []
     for row in scores(cells, outcomes, [options.name for options in preset.tasks]):
@@ -54,18 +55,17 @@ def compute(context: Context) -> Result:
         rows.append(dataclasses.replace(row, coordinates={**row.coordinates, MEASURE: SCORE}))
         for measure, by_seed in ((SPEED, speeds), (STORED, stored)):
             rows.append(Row({**row.coordinates, MEASURE: measure}, Value.of(by_seed)))
-    return Result(
+    return Result.of_runs(
+        cells,
+        outcomes,
         rows,
         unit=f"{score_unit(preset)}; examples/s and bytes of the last run of a seed",
-        runs=[describe_run(*each) for each in zip(cells, outcomes, strict=True)],
-        models=describe_models(cells),
         data=describe_data(preset),
         baseline=commonest_label_score(preset),
         notes=[
             "What most kinds keep is folded to plain vectors; DePT keeps its offsets too, and a "
             "prefix is keys and values of every layer. All have as many virtual tokens, not as "
             "many parameters. Speeds are of this machine, with whatever else ran on it.",
-            *notes_on(cells, outcomes),
         ],
     )
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,32 @@ class Result:
     baseline: float | None = None
     notes: list[str] = dataclasses.field(default_factory=list)
 
+    @staticmethod
+    def of_runs(
+        cells: Sequence[Cell],
+        outcomes: Sequence[Outcome],
+        rows: list[Row],
+        *,
+        notes: Sequence[str] = (),
+        **more: Any,
+    ) -> "Result":
+        """What runs found, with the runs, their models and what happened in them.
+
+        Args:
+            cells: the runs.
+            outcomes: of the cells.
+            rows: the numbers.
+            notes: what a reader has to know beside it.
+            more: other attributes.
+        """
+        return Result(
+            rows,
+            runs=[_describe_run(*each) for each in zip(cells, outcomes, strict=True)],
+            models=_describe_models(cells),
+            notes=[*notes, *_notes_on(cells, outcomes)],
+            **more,
+        )
+
 
 def scores(cells: Sequence[Cell], outcomes: Sequence[Outcome], among: Sequence[str]) -> list[Row]:
     """The mean score of each point, in percent, and its standard deviation over the seeds.
@@ -137,7 +163,19 @@ def scores(cells: Sequence[Cell], outcomes: Sequence[Outcome], among: Sequence[s
     return rows
 
 
-def describe_run(cell: Cell, outcome: Outcome) -> dict[str, Any]:
+def beside(
+    rows: Sequence[Row], published: Callable[[Mapping[str, Any]], Published | None]
+) -> list[Row]:
+    """Rows with the paper's numbers.
+
+    Args:
+        rows: ours.
+        published: from a row's coordinates to the paper's number, None where it tells none.
+    """
+    return [dataclasses.replace(row, paper=published(row.coordinates)) for row in rows]
+
+
+def _describe_run(cell: Cell, outcome: Outcome) -> dict[str, Any]:
     """A run as the JSON of an experiment has it."""
     return {
         "coordinates": dict(cell.coordinates),
@@ -149,7 +187,7 @@ def describe_run(cell: Cell, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def notes_on(cells: Sequence[Cell], outcomes: Sequence[Outcome]) -> list[str]:
+def _notes_on(cells: Sequence[Cell], outcomes: Sequence[Outcome]) -> list[str]:
     """What happened in runs that a reader has to know."""
     notes = [cell.note for cell in cells if cell.note]
     for cell, outcome in zip(cells, outcomes, strict=True):
@@ -158,7 +196,7 @@ def notes_on(cells: Sequence[Cell], outcomes: Sequence[Outcome]) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def describe_models(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
+def _describe_models(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
     """Names and number of parameters of the models of runs, by the label of their size."""
     told: dict[str, dict[str, Any]] = {}
     for cell in cells:
@@ -305,7 +343,8 @@ def _table(told: Mapping[str, Any]) -> list[str]:
                 cells.append(_told(ours.get("mean"), ours.get("deviation"), decimals))
             body.append(cells)
     aligned = ["---", *["---:"] * (len(head) - 1)]
-    return ["| " + " | ".join(cells) + " |" for cells in (head, aligned, *body)]
+    escaped = ([cell.replace("|", "\\|") for cell in cells] for cells in (head, aligned, *body))
+    return ["| " + " | ".join(cells) + " |" for cells in escaped]
 
 
 def _told(value: float | None, deviation: float | None, decimals: int) -> str:

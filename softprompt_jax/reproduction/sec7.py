@@ -19,13 +19,11 @@ from softprompt_jax.reproduction.results import (
     Row,
     Value,
     describe_data,
-    describe_models,
-    describe_run,
-    notes_on,
 )
 from softprompt_jax.training.setup import resolve_dtype, start_words, tasks_from_options
 
 NEIGHBOURS = 5
+SHOWN = 8
 
 AXIS, MEASURE = fig3b.AXIS, "measure"
 
@@ -79,25 +77,24 @@ def compute(context: Context) -> Result:
         if cell.config.seed == preset.seeds[0]:
             clusters = (
                 "/".join(each["text"].strip() for each in position["neighbours"])
-                for position in told["positions"][:8]
+                for position in told["positions"][:SHOWN]
             )
-            shown.append(f"{start}, {run}: {'; '.join(clusters)}.".replace("|", "¦"))
-    return Result(
+            shown.append(f"{start}, {run}: {'; '.join(clusters)}.")
+    return Result.of_runs(
+        cells,
+        outcomes,
         [
             Row({AXIS: start, MEASURE: measure}, Value.of(by_run))
             for (start, measure), by_run in found.items()
         ],
         unit="see the first column",
         decimals=3,
-        runs=[describe_run(*each) for each in zip(cells, outcomes, strict=True)],
-        models=describe_models(cells),
         data=describe_data(preset),
         notes=[
             f"Prompts of {preset.sizes[-1].label}; neighbours by cosine among "
             f"{len(vocabulary.ids):,} tokens without special ones; ± over tasks and seeds.",
-            "The neighbours of the first eight positions: ",
+            f"The neighbours of the first {SHOWN} positions: ",
             *shown,
-            *notes_on(cells, outcomes),
         ],
     )
 

@@ -9,7 +9,7 @@ from softprompt_jax.prompts import SoftPrompt
 from softprompt_jax.reproduction import figures
 from softprompt_jax.reproduction.answers import file_digest, job_of, open_for
 from softprompt_jax.reproduction.experiment import Context, Experiment, of_size
-from softprompt_jax.reproduction.grid import Cell, Outcome, Point, kept
+from softprompt_jax.reproduction.grid import Cell, Outcome, Point, cached_json
 from softprompt_jax.reproduction.presets import Preset
 from softprompt_jax.reproduction.published import TABLE_3, TABLE_3_AVERAGE
 from softprompt_jax.reproduction.results import (
@@ -18,9 +18,6 @@ from softprompt_jax.reproduction.results import (
     Row,
     Value,
     describe_data,
-    describe_models,
-    describe_run,
-    notes_on,
 )
 
 PROMPTS = 5
@@ -58,7 +55,9 @@ def compute(context: Context) -> Result:
             continue
         digests = [file_digest(folder / "prompt.safetensors") for folder in folders.values()]
         path = context.folder / preset.name / "ensembles" / f"{name.replace('/', '_')}.json"
-        report = kept(path, [cell.config.model.name, digests], lambda c=cell, f=folders: _ask(c, f))
+        report = cached_json(
+            path, [cell.config.model.name, digests], lambda c=cell, f=folders: _ask(c, f)
+        )
         told = {
             MEAN: report["mean"],
             BEST: report["prompts"][report["best"]],
@@ -85,17 +84,16 @@ def compute(context: Context) -> Result:
         "Of labels with equal votes the one of higher summed log-likelihood wins, of texts "
         "the first in the order of seeds; the paper names no rule."
     ]
-    return Result(
+    return Result.of_runs(
+        cells,
+        outcomes,
         rows,
         unit="score (%)",
-        runs=[describe_run(*each) for each in zip(cells, outcomes, strict=True)],
-        models=describe_models(cells),
         data=describe_data(preset),
         notes=[
             f"{PROMPTS} prompts of {preset.sizes[-1].label}; ± is the standard deviation of the "
             "prompts.",
             *notes,
-            *notes_on(cells, outcomes),
         ],
     )
 

@@ -17,9 +17,6 @@ from softprompt_jax.reproduction.results import (
     Result,
     Row,
     Value,
-    describe_models,
-    describe_run,
-    notes_on,
 )
 from softprompt_jax.training.setup import tasks_from_options
 
@@ -72,19 +69,18 @@ def compute(context: Context) -> Result:
         rows.append(Row({**coordinates, MEASURE: STEPS}, Value.of(steps)))
         rows.append(Row({**coordinates, MEASURE: SECONDS}, Value.of(seconds), paper))
     every = preset.recipe.train.evaluate_every
-    return Result(
+    return Result.of_runs(
+        cells,
+        outcomes,
         rows,
         unit="steps, and seconds of training them on this machine",
         decimals=0,
-        runs=[describe_run(*each) for each in zip(cells, outcomes, strict=True)],
-        models=describe_models(cells),
         data=f"{preset.tasks[0].name}, validation",
         notes=[
             "The first evaluation that is within 1 % of the mean of the seeds' best ones; runs are "
             f"evaluated every {every} steps. Seconds are those steps at the run's own steady "
             "speed, without compiling and evaluating.",
             *([f"{never} runs never came so near and are not in the means."] if never else []),
-            *notes_on(cells, outcomes),
         ],
     )
 

@@ -15,9 +15,6 @@ from softprompt_jax.reproduction.results import (
     Result,
     commonest_label_score,
     describe_data,
-    describe_models,
-    describe_run,
-    notes_on,
     scores,
 )
 
@@ -57,17 +54,16 @@ def compute(context: Context) -> Result:
     """Scores every setting."""
     preset = context.preset
     cells, outcomes = context.run(points(preset))
-    return Result(
+    return Result.of_runs(
+        cells,
+        outcomes,
         scores(cells, outcomes, [options.name for options in preset.tasks]),
         unit=score_unit(preset),
-        runs=[describe_run(*each) for each in zip(cells, outcomes, strict=True)],
-        models=describe_models(cells),
         data=describe_data(preset),
         baseline=commonest_label_score(preset),
         notes=[
             f"Prompts of {preset.sizes[0].label}, one option changed at a time; the paper tells "
             "which values it tried, and of them only the chosen ones.",
-            *notes_on(cells, outcomes),
         ],
     )
 

@@ -16,7 +16,6 @@ from softprompt_jax.models import load_model
 from softprompt_jax.pretraining.config import PretrainConfig
 from softprompt_jax.prompts import SoftPrompt
 from softprompt_jax.reproduction import (
-    domain_shift,
     family,
     fig1,
     fig2,
@@ -346,7 +345,6 @@ def test_table_2_compares_by_method(tmp_path, monkeypatch):
         return cells, outcomes
 
     monkeypatch.setattr(Context, "run", run)
-    monkeypatch.setattr(domain_shift, "describe_models", lambda cells: {})
     rows = tab2.EXPERIMENT.compute(Context(PAPER, tmp_path)).rows
     assert len(rows) == 8
     by_place = {tuple(row.coordinates.values()): row for row in rows}

@@ -11,8 +11,6 @@ from softprompt_jax.reproduction.results import (
     Row,
     Value,
     as_markdown,
-    describe_run,
-    notes_on,
     scores,
     to_json,
 )
@@ -66,8 +64,10 @@ def test_scores_are_means_over_tasks_then_seeds(tmp_path):
     assert second.ours.by_seed == {"0": pytest.approx(35.0), "1": None}
     assert second.ours.mean == pytest.approx(35.0)
     assert second.ours.deviation is None
-    assert notes_on(cells, outcomes) == ["size narrow, n 2, seed 1 diverged."]
-    told = describe_run(cells[5], outcomes[5])
+    result = Result.of_runs(cells, outcomes, [first, second], unit="score (%)", notes=["Tiny."])
+    assert result.notes == ["Tiny.", "size narrow, n 2, seed 1 diverged."]
+    assert [run["seed"] for run in result.runs] == [0, 1] * 4
+    told = result.runs[5]
     assert told["diverged"] == "not finite"
     assert told["seed"] == 1
     assert told["config"]["prompt"]["length"] == 4
