@@ -110,8 +110,7 @@ if DRIVE:
 #
 # The recipe is that of `configs/quickstart.py`, as options of the command `python -m
 # softprompt_jax.train`; `--help` lists them all. The run writes its losses into `metrics.jsonl`,
-# and its checkpoints beside it: run this cell again after a break and it goes on where it was. It
-# shows no progress bar in a notebook.
+# and its checkpoints beside it: run this cell again after a break and it goes on where it was.
 
 # %%
 RECIPE = """

@@ -30,7 +30,6 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from softprompt_jax.command_line import Parser, run_command
 from softprompt_jax.config import TaskOptions
@@ -47,6 +46,7 @@ from softprompt_jax.inference.setup import (
     parse_prompts,
     task_options,
 )
+from softprompt_jax.progress import progress_bar
 from softprompt_jax.prompts.soft_prompt import SoftPrompt
 from softprompt_jax.tasks import Reference, Task, rename_labels
 from softprompt_jax.training.setup import tasks_from_options
@@ -287,8 +287,7 @@ def generate_all(predictor: Predictor, job: Job, prompts: Sequence[str]) -> list
 def _parts(texts: Sequence[list[int]], predictor: Predictor, prompts: Sequence[str]) -> Any:
     """The texts in parts that are answered together, and a bar that tells how far it is."""
     size = max(1, BATCHES_A_CALL * predictor.batch_size // len(prompts))
-    disabled = None if os.environ.get("CI") is None else True
-    with tqdm(total=len(texts), unit="example", file=sys.stderr, disable=disabled) as bar:
+    with progress_bar(len(texts), "example") as bar:
         for start in range(0, len(texts), size):
             part = texts[start : start + size]
             yield part

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from tqdm import tqdm
 
 from softprompt_jax.command_line import Parser, run_command
 from softprompt_jax.data.tokenization import encode_choices
@@ -48,6 +47,7 @@ from softprompt_jax.inference.setup import (
     open_prompts,
     parse_prompts,
 )
+from softprompt_jax.progress import progress_bar
 from softprompt_jax.prompts.soft_prompt import SoftPrompt
 from softprompt_jax.version import __version__
 
@@ -179,12 +179,9 @@ def _answer_file(
     try:
         answerer = _answerer(opened, options)
         done = 0 if output is None else output.rows_done
-        disabled = None if os.environ.get("CI") is None else True
         with (
             path.open("rb") as file,
-            tqdm(
-                total=n_lines, initial=tally.line, unit="row", file=sys.stderr, disable=disabled
-            ) as bar,
+            progress_bar(n_lines, "row", initial=tally.line) as bar,
         ):
             rows = itertools.islice(read_rows(read_lines(file), labels), done, None)
             for chunk in _chunks(rows, chunk_rows):

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from softprompt_jax.files import write_text
+from softprompt_jax.progress import progress_bar
 
 
 class RunLog:
@@ -36,14 +36,7 @@ class RunLog:
         write_text(path, "".join(kept))
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
-        self._bar = tqdm(
-            total=steps,
-            initial=first_step,
-            unit="step",
-            dynamic_ncols=True,
-            disable=None if os.environ.get("CI") is None else True,
-            file=sys.stderr,
-        )
+        self._bar = progress_bar(steps, "step", initial=first_step, dynamic_ncols=True)
         self._shown: dict[str, str] = {}
 
     def advance(self, step: int, **shown: str) -> None:
