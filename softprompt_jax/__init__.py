@@ -6,6 +6,7 @@ from softprompt_jax.exchange import export_peft, import_peft
 from softprompt_jax.inference.predictor import Predictor
 from softprompt_jax.models import LanguageModel, load_model
 from softprompt_jax.prompts import SoftPrompt
+from softprompt_jax.prompts.unfolded_prompt import UnfoldedPrompt
 from softprompt_jax.recipes import load_config
 from softprompt_jax.tasks import Task, get_task, register_task
 from softprompt_jax.training.tuning import train
@@ -19,6 +20,7 @@ __all__ = [
     "SoftPrompt",
     "Task",
     "TrainResult",
+    "UnfoldedPrompt",
     "UserError",
     "__version__",
     "export_peft",
