@@ -92,7 +92,6 @@ from IPython.display import Image, Markdown, display
 from softprompt_jax.compile_cache import use_compile_cache
 from softprompt_jax.reproduction.catalogue import EXPERIMENTS
 from softprompt_jax.reproduction.experiment import Context, command_line
-from softprompt_jax.reproduction.grid import replaced
 from softprompt_jax.reproduction.page import write_page
 from softprompt_jax.reproduction.presets import PAPER, PRESETS, Size, paper_task
 from softprompt_jax.reproduction.results import as_markdown
@@ -121,7 +120,7 @@ if SMALL:
         about="a tiny random model, two steps: only shows that the cells run",
         sizes=(Size("tiny", os.environ["SOFTPROMPT_JAX_MODEL"]),),
         seeds=(0,),
-        recipe=replaced(preset.recipe, {**few_steps, "train.max_shapes": 1}),
+        recipe=preset.recipe.replaced({**few_steps, "train.max_shapes": 1}),
     )
 
 
@@ -174,8 +173,7 @@ print(write_page(RUNS / "reproduction" / preset.name))
 RUN_PAPER = False
 
 if RUN_PAPER:
-    config = replaced(
-        PAPER.recipe,
+    config = PAPER.recipe.replaced(
         {
             "model.name": "google/t5-base-lm-adapt",
             "task": paper_task("super_glue/boolq"),

@@ -17,8 +17,9 @@ inputs have 512 tokens, targets 8, or 32 where they are free text. It takes the 
 
 In bfloat16 the weights take 0.15, 0.5, 1.6, 5.7 and 22 GB, small to xxl. The layout is `auto`: pmap
 where a chip holds them with room to spare, else a mesh over all chips; so xxl takes at least two
-chips of 16 GB. Where a step does not fit, `python -m softprompt_jax.plan` with the same --config
-and, say, `--topology v5e:2x4` tells which change makes it fit. The paper had 4 chips of TPU v2 for
+chips of 16 GB. From large on nearly all is computed anew in the backward pass (remat full), so that
+a chip of 16 GB holds the step; `python -m softprompt_jax.plan` with the same --config and, say,
+`--topology v5e:2x4` tells what else fits. The paper had 4 chips of TPU v2 for
 small and base, 16 of v3 for the others.
 
 None of this was run: neither the models nor the data were at hand, so no score stands here.
@@ -26,7 +27,6 @@ None of this was run: neither the models nor the data were at hand, so no score 
 
 from softprompt_jax.config import RunConfig
 from softprompt_jax.errors import UserError
-from softprompt_jax.reproduction.grid import replaced
 from softprompt_jax.reproduction.presets import PAPER, SUPER_GLUE, paper_task
 from softprompt_jax.tasks.question_answering import OUT_OF_DOMAIN
 
@@ -51,8 +51,7 @@ def config(
     for given, known in ((task, TASKS), (size, SIZES), (method, METHODS)):
         if given not in known:
             raise UserError(f"The paper's recipe has no {given!r}; choose of {', '.join(known)}.")
-    return replaced(
-        PAPER.recipe,
+    return PAPER.recipe.replaced(
         {
             **SIZES[size].changes,
             **METHODS[method],

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import typing
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from softprompt_jax.errors import UserError
@@ -234,6 +235,25 @@ class BaseConfig:
     def to_json(self) -> str:
         """The config as indented JSON text."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    def replaced(self, changes: Mapping[str, Any]) -> Self:
+        """The config with some options replaced, by dotted name as on the command line.
+
+        Raises:
+            UserError: there is no such option.
+        """
+        config = self
+        for name, value in changes.items():
+            group, _, option = name.rpartition(".")
+            try:
+                if group:
+                    part = dataclasses.replace(getattr(config, group), **{option: value})
+                    config = dataclasses.replace(config, **{group: part})
+                else:
+                    config = dataclasses.replace(config, **{option: value})
+            except (AttributeError, TypeError):
+                raise UserError(f"A config has no option {name}; correct its name.") from None
+        return config
 
     @classmethod
     def from_json(cls, text: str) -> Self:

@@ -1,6 +1,5 @@
 """Runs that take seconds: a tiny random model and a task of a few JSONL rows."""
 
-import dataclasses
 import gzip
 import json
 from collections.abc import Iterable, Mapping
@@ -81,14 +80,7 @@ def small_config(folder: Path, family: str = "t5", **changes: Any) -> RunConfig:
 
 def changed(config: RunConfig, **changes: Any) -> RunConfig:
     """The config with some options replaced: `train__steps=5`, `workdir="…"`."""
-    for name, value in changes.items():
-        group, _, option = name.rpartition("__")
-        if group:
-            part = dataclasses.replace(getattr(config, group), **{option: value})
-            config = dataclasses.replace(config, **{group: part})
-        else:
-            config = dataclasses.replace(config, **{option: value})
-    return config
+    return config.replaced({name.replace("__", "."): value for name, value in changes.items()})
 
 
 def write_recipe(config: RunConfig, folder: Path) -> Path:

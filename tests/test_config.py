@@ -77,6 +77,15 @@ def test_flatten_names_leaves_as_the_command_line_does():
     assert "train" not in leaves
 
 
+def test_options_are_replaced_by_dotted_name():
+    config = RunConfig().replaced({"prompt.length": 7, "train.steps": 9, "seed": 3})
+    assert (config.prompt.length, config.train.steps, config.seed) == (7, 9, 3)
+    assert config.prompt.init == RunConfig().prompt.init
+    for wrong in ("prompt.lenght", "promt.length", "sed"):
+        with pytest.raises(UserError, match=f"no option {wrong};"):
+            RunConfig().replaced({wrong: 1})
+
+
 def test_overrides():
     config = load_config(
         None,

@@ -56,13 +56,17 @@ def test_a_task_and_a_size_by_the_papers_recipe(task, size):
     assert (config.prompt.length, config.prompt.init) == (100, "class_labels")
     assert (config.train.steps, config.train.batch_size) == (30_000, 32)
     assert (config.train.method, config.parallel.layout) == ("prompt_tuning", "auto")
+    assert config.train.remat == ("auto" if size in ("small", "base") else "full")
     options = config.optimizer
     assert (options.name, options.learning_rate) == ("lester_adafactor", 0.3)
     assert (options.schedule, options.warmup_steps, options.weight_decay) == ("constant", 0, 1e-5)
 
 
 def test_what_differs_is_the_task_the_model_and_the_folder():
-    first, second = flatten(lester("super_glue/record", "xxl")), flatten(lester("glue/sst2"))
+    first, second = (
+        flatten(lester("super_glue/record", "xxl")),
+        flatten(lester("glue/sst2", "large")),
+    )
     differing = {name for name in first if first[name] != second[name]}
     assert differing == {"task.name", "task.max_target_length", "model.name", "workdir"}
     everything = [lester(*each) for each in itertools.product(TASKS, WIDTHS, METHODS)]

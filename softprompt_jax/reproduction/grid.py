@@ -89,25 +89,6 @@ class Outcome:
     diverged: str | None = None
 
 
-def replaced(config: RunConfig, changes: Changes) -> RunConfig:
-    """The config with some options replaced, by dotted name.
-
-    Raises:
-        UserError: there is no such option.
-    """
-    for name, value in changes.items():
-        group, _, option = name.rpartition(".")
-        try:
-            if group:
-                part = dataclasses.replace(getattr(config, group), **{option: value})
-                config = dataclasses.replace(config, **{group: part})
-            else:
-                config = dataclasses.replace(config, **{option: value})
-        except (AttributeError, TypeError):
-            raise UserError(f"A run has no option {name}; correct the preset.") from None
-    return config
-
-
 def make_cells(preset: Preset, points: Iterable[Point], folder: Path) -> list[Cell]:
     """The runs of some points, checked.
 
@@ -124,10 +105,10 @@ def make_cells(preset: Preset, points: Iterable[Point], folder: Path) -> list[Ce
         for task in preset.tasks if point.tasks is None else point.tasks:
             for seed in preset.seeds if point.seeds is None else point.seeds:
                 config = dataclasses.replace(preset.recipe, task=task, seed=seed)
-                config, note = _with_a_start_that_fits(replaced(config, point.changes))
+                config, note = _with_a_start_that_fits(config.replaced(point.changes))
                 cache = config.task.cache_dir or str(folder / "tokens")
-                config = replaced(config, {"task.cache_dir": cache})
-                config = replaced(config, {"workdir": str(folder / "runs" / _folder_name(config))})
+                config = config.replaced({"task.cache_dir": cache})
+                config = config.replaced({"workdir": str(folder / "runs" / _folder_name(config))})
                 check(config)
                 cells.append(Cell(point.coordinates, config, note))
     return cells
@@ -144,7 +125,7 @@ def _with_a_start_that_fits(config: RunConfig) -> tuple[RunConfig, str]:
         f"{config.task.name} and starts from sampled vocabulary; the paper does not tell what it "
         "did."
     )
-    return replaced(config, {"prompt.init": "sampled_vocab"}), note
+    return config.replaced({"prompt.init": "sampled_vocab"}), note
 
 
 def _folder_name(config: RunConfig) -> str:

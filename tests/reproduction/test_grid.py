@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from reproduction.tiny_preset import tiny_preset
 
-from softprompt_jax.config import RunConfig
 from softprompt_jax.errors import UserError
 from softprompt_jax.reproduction import grid
 from softprompt_jax.reproduction.experiment import of_size
@@ -20,7 +19,6 @@ from softprompt_jax.reproduction.grid import (
     Outcome,
     Point,
     make_cells,
-    replaced,
     run_cells,
     task_scores,
 )
@@ -36,15 +34,6 @@ def folder(tmp_path_factory):
 
 def points_of(preset, **changes):
     return [Point({"size": size.label}, of_size(size, changes)) for size in preset.sizes]
-
-
-def test_options_are_replaced_by_dotted_name():
-    config = replaced(RunConfig(), {"prompt.length": 7, "train.steps": 9, "seed": 3})
-    assert (config.prompt.length, config.train.steps, config.seed) == (7, 9, 3)
-    assert config.prompt.init == RunConfig().prompt.init
-    for wrong in ("prompt.lenght", "promt.length", "sed"):
-        with pytest.raises(UserError, match=f"no option {wrong};"):
-            replaced(RunConfig(), {wrong: 1})
 
 
 def test_a_point_is_run_on_each_task_with_each_seed(folder, tmp_path):
