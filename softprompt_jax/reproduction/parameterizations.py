@@ -22,7 +22,7 @@ KINDS = ("plain", "residual_mlp", "mlp", "lstm", "dept", "prefix")
 
 AXIS = "parameterisation"
 
-MEASURE, SCORE, SPEED, STORED = "measure", "score (%)", "training examples/s", "stored bytes"
+MEASURE, SCORE, SPEED, STORED = "measure", "score (%)", "training examples/s", "stored kB"
 
 
 def points(preset: Preset) -> list[Point]:
@@ -42,6 +42,7 @@ def compute(context: Context) -> Result:
         preset = dataclasses.replace(preset, tasks=preset.tasks[:1])
         context = dataclasses.replace(context, preset=preset)
     cells, outcomes = context.run(points(preset))
+    first = cells[0].config.train
     rows = []
     for row in scores(cells, outcomes, [options.name for options in preset.tasks]):
         speeds: dict[int, float | None] = {}
@@ -51,7 +52,7 @@ def compute(context: Context) -> Result:
                 seed = cell.config.seed
                 speeds[seed] = outcome.told.get("examples_per_second")
                 kept = Path(cell.config.workdir) / "best" / "prompt.safetensors"
-                stored[seed] = kept.stat().st_size if outcome.diverged is None else None
+                stored[seed] = kept.stat().st_size / 1000 if outcome.diverged is None else None
         rows.append(dataclasses.replace(row, coordinates={**row.coordinates, MEASURE: SCORE}))
         for measure, by_seed in ((SPEED, speeds), (STORED, stored)):
             rows.append(Row({**row.coordinates, MEASURE: measure}, Value.of(by_seed)))
@@ -59,10 +60,11 @@ def compute(context: Context) -> Result:
         cells,
         outcomes,
         rows,
-        unit=f"{score_unit(preset)}; examples/s and bytes of the last run of a seed",
+        unit=score_unit(preset),
         data=describe_data(preset),
         baseline=commonest_label_score(preset),
         notes=[
+            f"{first.steps} steps of {first.batch_size} examples, at the rate of plain vectors.",
             "What most kinds keep is folded to plain vectors; DePT keeps its offsets too, and a "
             "prefix is keys and values of every layer. All have as many virtual tokens, not as "
             "many parameters. Speeds are of this machine, with whatever else ran on it.",

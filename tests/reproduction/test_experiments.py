@@ -287,7 +287,7 @@ def test_parameterizations(context, monkeypatch):
         assert len(value.by_seed) == 2, measure
         assert value.mean > 0, measure
     # Folded, a prompt is a prompt; the others are more.
-    plain, folded, *others = (rows[kind, "stored bytes"].mean for kind in kinds)
+    plain, folded, *others = (rows[kind, "stored kB"].mean for kind in kinds)
     assert plain == folded < min(others)
     assert {run["config"]["prompt"]["parameterization"] for run in result.runs} == {*kinds}
 
