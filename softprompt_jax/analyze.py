@@ -63,6 +63,7 @@ from softprompt_jax.inference.setup import (
 from softprompt_jax.models import resolve_model
 from softprompt_jax.models.loading import ModelFiles
 from softprompt_jax.prompts import SoftPrompt, transfer
+from softprompt_jax.prompts.initializers import label_pieces, text_ids
 from softprompt_jax.training.setup import resolve_dtype, tasks_from_options
 
 
@@ -122,7 +123,7 @@ def _labels(given: Any) -> None:
             raise UserError(f"The card of prompt {name} has no labels; give them with --labels.")
     tokenizer = files.load_tokenizer()
     for own in wanted.values():
-        labels.label_pieces(own, tokenizer, files.config)
+        label_pieces(own, tokenizer, files.config)
     vocabulary = _vocabulary(prompts, files, given)
     _tell(labels.describe(prompts, wanted, vocabulary, given.k), given)
 
@@ -146,7 +147,7 @@ def _waywardness(given: Any) -> None:
     asked = _fitting(asked, opened)
     tokenizer = opened.files.load_tokenizer()
     if given.text is not None:
-        waywardness.text_ids(given.text, 1, tokenizer)
+        text_ids(given.text, 1, tokenizer)
     split = read_split(asked, task, given.split, tokenizer, opened.files.config)
     split = split.first(given.examples)
     model = opened.files.load(opened.dtype, opened.layout.sharding)

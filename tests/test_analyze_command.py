@@ -181,7 +181,7 @@ MISTAKES = {
     ),
     "empty_text": (
         ["waywardness", "--prompts", "run/best", "--text", "", *TASK],
-        "give --text some words",
+        "The text '' has no tokens",
     ),
     "one_prompt": (["similarity", "--prompts", "run/best"], "give at least two"),
     "no_prompts_at_all": (["similarity"], "--prompts --folder"),

@@ -7,32 +7,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from softprompt_jax.analysis.vocabulary import Vocabulary, unit
-from softprompt_jax.data.tokenization import encode_targets
-from softprompt_jax.errors import UserError
 from softprompt_jax.prompts import SoftPrompt
+from softprompt_jax.prompts.initializers import label_pieces
 
 # Products of the same two vectors differ in their last bits with the shape of the matrices.
 _TOLERANCE = 1e-6
-
-
-def label_pieces(labels: Sequence[str], tokenizer: Any, config: Any) -> list[list[int]]:
-    """The ids of each label.
-
-    Args:
-        labels: of a task.
-        tokenizer: of the model.
-        config: of the model.
-
-    Raises:
-        UserError: there are no labels, or one has no tokens.
-    """
-    if not labels:
-        raise UserError("There are no labels to look for; give them as --labels negative,positive.")
-    pieces = encode_targets(labels, tokenizer, config)
-    for label, ids in zip(labels, pieces, strict=True):
-        if not ids:
-            raise UserError(f"The label {label!r} has no tokens; give it a text.")
-    return pieces
 
 
 def label_vectors(
@@ -88,7 +67,7 @@ def describe(
         class_labels start gave it; prompts of other starts have none.
 
     Raises:
-        UserError: as `label_pieces`.
+        UserError: a label has no tokens.
 
     References:
         Lester et al. 2021, section 7: labels persist near the positions that they started; with

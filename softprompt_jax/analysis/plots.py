@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from softprompt_jax import figures
+from softprompt_jax.analysis.similarity import TITLES
 
 _INCH = 3.6  # height of one row of axes
 
@@ -73,13 +74,7 @@ def _similarity(figure: Any, report: Mapping[str, Any]) -> None:
         image = axes.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
         axes.set_xticks(range(len(names)), names, rotation=90)
         axes.set_yticks(range(len(names)), names if i == 0 else [""] * len(names))
-        axes.set_title(
-            {
-                "mean": "cosine of mean vectors",
-                "all_pairs": "mean cosine, all pairs",
-                "position": "mean cosine, like positions",
-            }[measure]
-        )
+        axes.set_title(TITLES[measure])
         if len(names) <= 12:
             for (row, column), value in np.ndenumerate(np.asarray(matrix)):
                 color = "white" if abs(value) > 0.6 else "black"

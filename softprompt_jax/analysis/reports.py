@@ -5,11 +5,8 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-_MATRICES = {
-    "mean": "Cosine of the mean vectors",
-    "all_pairs": "Mean cosine of all pairs of positions",
-    "position": "Mean cosine of like positions",
-}
+from softprompt_jax.analysis.similarity import TITLES
+
 _SHOWN_REPEATED = 10
 _LONGEST_TOKEN = 24
 _SHOWN_POSITIONS = 8
@@ -73,8 +70,7 @@ def neighbours(report: Mapping[str, Any]) -> list[str]:
     ]
     for name, prompt in report["prompts"].items():
         lines += ["", _title(name, prompt)]
-        rows = [["position", "norm", *[""] * (2 * k)]]
-        rows[0][2] = "nearest tokens"
+        rows = []
         for position, told in enumerate(prompt["positions"]):
             cells = []
             for token in told["neighbours"]:
@@ -114,9 +110,9 @@ def neighbours(report: Mapping[str, Any]) -> list[str]:
 
 def _neighbour_table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Numbers on the right, tokens on the left, the cosine close to its token."""
-    widths = [max(map(_width, column)) for column in zip(*rows[1:], strict=True)]
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
     lines = [f"position  {'norm'.rjust(widths[1])}  nearest tokens"]
-    for position, norm, *cells in rows[1:]:
+    for position, norm, *cells in rows:
         pairs = [
             f"{token}{' ' * (width - _width(token))} {cosine.rjust(space)}"
             for token, cosine, width, space in zip(
@@ -185,7 +181,7 @@ def similarity(report: Mapping[str, Any]) -> list[str]:
         rows = [["", *(str(i + 1) for i in range(len(names)))]]
         for i, (name, row) in enumerate(zip(names, matrix, strict=True)):
             rows.append([f"{i + 1} {name}", *(f"{value:.3f}" for value in row)])
-        lines += ["", _MATRICES[measure], *table(rows)]
+        lines += ["", TITLES[measure], *table(rows)]
     if "position" not in report["cosines"]:
         lines += ["", "The prompts have several lengths: like positions are not compared."]
     return lines

@@ -52,6 +52,13 @@ MEASURES: dict[str, Callable[[Sequence[Vectors]], Matrix]] = {
 }
 """The measures by the name that commands know them by."""
 
+TITLES = {
+    "mean": "Cosine of the mean vectors",
+    "all_pairs": "Mean cosine of all pairs",
+    "position": "Mean cosine of like positions",
+}
+"""What people are told of each measure."""
+
 
 def plane(prompts: Sequence[Vectors]) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, " 2"]]:
     """The prompts' mean vectors on their first two principal components.

@@ -11,18 +11,17 @@ from softprompt_jax.analysis.neighbours import highest
 from softprompt_jax.analysis.vocabulary import Vocabulary, unit
 from softprompt_jax.config import TaskOptions
 from softprompt_jax.data.buckets import plan_shapes
+from softprompt_jax.data.preparation import EVALUATION_SHAPES
 from softprompt_jax.data.splits import Split
-from softprompt_jax.errors import UserError
 from softprompt_jax.models import LanguageModel
 from softprompt_jax.prompts import PromptedModel, SoftPrompt
+from softprompt_jax.prompts.initializers import text_ids
 from softprompt_jax.tasks import Task
 from softprompt_jax.training import partition
 from softprompt_jax.training.evaluation import Evaluator
 from softprompt_jax.training.parallel import Layout
 
 Vectors = Float[np.ndarray, "P D"]
-
-_SHAPES = 3
 
 
 def discretise(vectors: Vectors, vocabulary: Vocabulary) -> Int[np.ndarray, " P"]:
@@ -44,18 +43,6 @@ def discretise(vectors: Vectors, vocabulary: Vocabulary) -> Int[np.ndarray, " P"
         return queries @ rows.T - 0.5 * np.square(rows).sum(axis=1)
 
     return highest(queries, vocabulary, 1, score)[0][:, 0]
-
-
-def text_ids(text: str, length: int, tokenizer: Any) -> Int[np.ndarray, " P"]:
-    """The tokens of a text, repeated or cut to a prompt's length.
-
-    Raises:
-        UserError: the text has no tokens.
-    """
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    if not ids:
-        raise UserError("The text to compare with has no tokens; give --text some words.")
-    return np.resize(np.asarray(ids, np.int32), length)
 
 
 class Judge:
@@ -91,7 +78,7 @@ class Judge:
             graphdef,
             model.config,
             model.tokenizer,
-            shapes=plan_shapes(examples.input_lengths, examples.target_lengths, _SHAPES),
+            shapes=plan_shapes(examples.input_lengths, examples.target_lengths, EVALUATION_SHAPES),
             batch_size=batch_size,
             max_target_length=options.max_target_length,
             layout=layout,
@@ -137,7 +124,7 @@ def describe(
         Euclidean distance to the token in that place, and of that over the position's own length.
 
     Raises:
-        UserError: as `text_ids`.
+        UserError: the text has no tokens.
 
     References:
         Khashabi et al. 2021, "Prompt Waywardness: The Curious Case of Discretized Interpretation of

@@ -14,7 +14,7 @@ from softprompt_jax.benchmarks.worker import Answerer, serve
 from softprompt_jax.models.families import ModelConfig
 from softprompt_jax.models.gpt2 import GPT2Config
 from softprompt_jax.models.llama import LlamaConfig
-from softprompt_jax.models.t5 import T5Config
+from softprompt_jax.models.t5_config import T5Config
 
 SECONDS = 1.0  # that a measurement takes at least
 

@@ -85,7 +85,7 @@ def start(setup: dict[str, Any]) -> tuple[dict[str, Any], Answerer]:
         "dtype": resolve_dtype(config, layout.platform),
         "sizes": sizes,
         "batches": [rows.tolist() for _, rows in epoch],
-        "widths": list(epoch[0][0]),
+        "shape": list(epoch[0][0]),  # that all batches have where padding is equal
         "devices": devices,
         # For the matmul limit: the positions that a layer of one device sees at a time.
         "matmul": {

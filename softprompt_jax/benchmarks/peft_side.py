@@ -32,7 +32,7 @@ def start(setup: dict[str, Any]) -> tuple[dict[str, Any], Answerer]:
 
     Args:
         setup: `folder`, what the handover said of it, and `grouped`: whether rows of like lengths
-            share a batch. With `batches`, the rows of each, and `widths`, the tokens that inputs
+            share a batch. With `batches`, the rows of each, and `shape`, the tokens that inputs
             and targets are padded to, these are what it trains on.
     """
     transformers.logging.set_verbosity_error()
@@ -57,17 +57,17 @@ def start(setup: dict[str, Any]) -> tuple[dict[str, Any], Answerer]:
     with np.load(folder / "tokens.npz") as arrays:
         examples = TokenizedExamples(**arrays)
     features = as_features(examples, seq2seq)
-    # What is padded to a width of its own: a causal model's input and target are one text.
-    widths = np.stack([examples.input_lengths, examples.target_lengths], axis=1)
+    # Of what is padded apart: a causal model's input and target are one text.
+    lengths = np.stack([examples.input_lengths, examples.target_lengths], axis=1)
     if not seq2seq:
-        widths = widths.sum(axis=1, keepdims=True)
-    if given := setup.get("batches"):
-        batches, fixed = given, setup["widths"] if seq2seq else [sum(setup["widths"])] * 2
-        padded = [len(rows) * sum(setup["widths"]) for rows in batches]
-        collate = partial(pad, pad_id=setup["pad_id"], widths=fixed)
+        lengths = lengths.sum(axis=1, keepdims=True)
+    if batches := setup.get("batches"):
+        shape = setup["shape"] if seq2seq else [sum(setup["shape"])] * 2
+        padded = [len(rows) * sum(setup["shape"]) for rows in batches]
+        collate = partial(pad, pad_id=setup["pad_id"], shape=shape)
     else:
-        batches = cut(widths[:, 0].tolist(), setup["batch_size"], setup["grouped"], setup["seed"])
-        padded = [len(rows) * int(widths[rows].max(axis=0).sum()) for rows in batches]
+        batches = cut(lengths[:, 0].tolist(), setup["batch_size"], setup["grouped"], setup["seed"])
+        padded = [len(rows) * int(lengths[rows].max(axis=0).sum()) for rows in batches]
         collate = make_collator(folder / "model", setup["pad_id"])
 
     def run(batches: Sequence[list[int]]) -> float:
@@ -91,7 +91,7 @@ def start(setup: dict[str, Any]) -> tuple[dict[str, Any], Answerer]:
             Round(
                 seconds=run([batches[i] for i in chosen]),
                 examples=sum(len(batches[i]) for i in chosen),
-                tokens=sum(int(widths[batches[i]].sum()) for i in chosen),
+                tokens=sum(int(lengths[batches[i]].sum()) for i in chosen),
                 padded_tokens=sum(padded[i] for i in chosen),
                 peak_memory_bytes=peak_memory_bytes(),
             )
@@ -150,15 +150,14 @@ def make_collator(model_folder: Path, pad_id: int) -> Callable[[list[Feature]], 
 
 
 def pad(
-    features: Sequence[Feature], pad_id: int, widths: Sequence[int] | None = None
+    features: Sequence[Feature], pad_id: int, shape: Sequence[int] | None = None
 ) -> transformers.BatchEncoding:
-    """Rows padded on the right: to the longest, or inputs and labels to two given widths."""
+    """Rows padded on the right: to the longest, or inputs and labels to a given shape."""
     values = {"input_ids": pad_id, "attention_mask": 0, "labels": IGNORED}
     batch = {}
     for name, value in values.items():
         rows = [feature[name] for feature in features]
-        given = None if widths is None else widths[name == "labels"]
-        width = max(map(len, rows)) if given is None else given
+        width = max(map(len, rows)) if shape is None else shape[name == "labels"]
         batch[name] = torch.tensor([row + [value] * (width - len(row)) for row in rows])
     return transformers.BatchEncoding(batch)
 

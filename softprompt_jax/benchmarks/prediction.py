@@ -80,12 +80,13 @@ class Comparison:
     Attributes:
         sides: for each of `WORKS`, our side, then PEFT in random order and grouped by length.
         agreements: of the sides after ours.
-        ninth: what adding a prompt and classifying rows with it took: `seconds` and `compilations`.
+        added_prompt: what adding a prompt and classifying rows with it took: `seconds` and
+            `compilations`.
     """
 
     sides: dict[str, list[Side[Turn]]]
     agreements: list[Agreement]
-    ninth: dict[str, Any]
+    added_prompt: dict[str, Any]
 
 
 def compare(options: Options) -> Comparison:
@@ -131,13 +132,13 @@ def compare(options: Options) -> Comparison:
             tell(f"Round {number + 1} of {options.rounds}, {work}: {speeds} examples/s")
         # A full batch, whose shapes our side has met.
         rows = [i % len(texts) for i in range(options.batch_size)]
-        ninth = ours.ask({"work": "another prompt", "rows": rows})
+        added_prompt = ours.ask({"work": "another prompt", "rows": rows})
     scores, generated = (answers[work] for work in WORKS)
     agreements = [
         _agree(np.asarray(scores[0]), np.asarray(scores[i]), generated[0], generated[i])
         for i in range(1, len(at_work))
     ]
-    return Comparison(sides, agreements, ninth)
+    return Comparison(sides, agreements, added_prompt)
 
 
 def _turns(options: Options, texts: int) -> Iterator[tuple[int, str, list[int]]]:
@@ -203,9 +204,10 @@ def report(options: Options, comparison: Comparison) -> str:
             f"{min(tokens):.2f} to {max(tokens):.2f}); scores differ by "
             f"{agreement.score_difference:.1g} at most."
         )
+    added = comparison.added_prompt
     lines.append(
         f"One more prompt, added and asked for {options.batch_size} rows: "
-        f"{comparison.ninth['seconds']:.2f} s, {comparison.ninth['compilations']} compilations "
+        f"{added['seconds']:.2f} s, {added['compilations']} compilations "
         f"({classifying[0].about['compilations']} before the first round)."
     )
     return "\n".join(lines)
@@ -249,8 +251,8 @@ def to_json(options: Options, comparison: Comparison) -> str:
         }
     figures |= {
         "compilations": classifying[0].about["compilations"],
-        "recompiles_of_ninth_prompt": comparison.ninth["compilations"],
-        "seconds_of_ninth_prompt": comparison.ninth["seconds"],
+        "recompiles_of_added_prompt": comparison.added_prompt["compilations"],
+        "seconds_of_added_prompt": comparison.added_prompt["seconds"],
         "ratios": ratios,
         "rounds": {
             work: {

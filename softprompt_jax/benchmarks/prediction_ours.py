@@ -27,7 +27,7 @@ def start(setup: dict[str, Any]) -> tuple[dict[str, Any], Answerer]:
     folder, texts = Path(setup["folder"]), setup["texts"]
     compilations = count_compilations()
     vectors = np.load(folder / "prompts.npy")
-    *prompts, ninth = (SoftPrompt(jnp.asarray(prompt)) for prompt in vectors)
+    *prompts, another = (SoftPrompt(jnp.asarray(prompt)) for prompt in vectors)
     predictor = Predictor(
         load_model(str(folder / "model")),
         {f"task {i}": prompt for i, prompt in enumerate(prompts)},
@@ -54,7 +54,7 @@ def start(setup: dict[str, Any]) -> tuple[dict[str, Any], Answerer]:
     def measure(message: dict[str, Any]) -> dict[str, Any]:
         if message["work"] == "another prompt":
             before, started = len(compilations), time.perf_counter()
-            predictor.add("another", ninth)
+            predictor.add("another", another)
             answer("classification", message["rows"], "another")
             return {
                 "seconds": time.perf_counter() - started,

@@ -85,7 +85,7 @@ def compare(
             with workers.start("the handover", "handover", recipe | place) as handover:
                 setup = handover.about | place
             if workload["padding"] == "equal":
-                setup |= {name: ours.about[name] for name in ("batches", "widths")}
+                setup |= {name: ours.about[name] for name in ("batches", "shape")}
                 peft = workers.start("PEFT", "peft_side", setup, without_jax=True)
                 at_work[f"PEFT {peft.about['version']}, our batches"] = peft
             else:

@@ -58,7 +58,6 @@ class BatchStream:
         shapes: tokens that batches may be padded to.
         batch_size: rows a batch.
         seed: of the order.
-        shuffle: False: the rows as they come.
         position: where to start.
         mixing: which rows belong to which task, and how often each task comes; None: one task.
         own: int [n], places in every batch of the rows that this process needs: batches are made of
@@ -77,7 +76,6 @@ class BatchStream:
         batch_size: int,
         seed: int,
         *,
-        shuffle: bool = True,
         position: int = 0,
         mixing: Mixing | None = None,
         own: np.ndarray | None = None,
@@ -88,7 +86,6 @@ class BatchStream:
         self.shapes = _sorted(shapes)
         self.batch_size = batch_size
         self.seed = seed
-        self.shuffle = shuffle
         self.position = position
         self.mixing = Mixing((len(examples),)) if mixing is None else mixing
         self.own = np.arange(batch_size) if own is None else own
@@ -120,10 +117,7 @@ class BatchStream:
 
     def _plan(self, epoch: int) -> list[tuple[Shape, np.ndarray]]:
         generator = np.random.default_rng([self.seed, epoch])
-        if self.shuffle:
-            order = self.mixing.epoch(generator, self.seed, epoch)
-        else:
-            order = np.arange(len(self.examples))
+        order = self.mixing.epoch(generator, self.seed, epoch)
         if len(order) < self.batch_size:
             order = np.resize(order, self.batch_size)
         shape_of_row = self._shape_of_row[order]
@@ -136,9 +130,7 @@ class BatchStream:
             if k + 1 < len(self.shapes):
                 # In front, so that rows that were left over once are not left over again.
                 waiting[self._next_larger[k]].insert(0, rows[full:])
-        if self.shuffle:
-            batches = [batches[i] for i in generator.permutation(len(batches))]
-        return batches
+        return [batches[i] for i in generator.permutation(len(batches))]
 
 
 def evaluation_batches(

@@ -17,28 +17,24 @@ class Shape(NamedTuple):
     targets: int
 
 
-def plan_buckets(
-    lengths: np.ndarray | Sequence[int], max_buckets: int = 6, multiple: int = 1
-) -> tuple[int, ...]:
+def plan_buckets(lengths: np.ndarray | Sequence[int], max_buckets: int = 6) -> tuple[int, ...]:
     """Bucket lengths that leave the fewest padded tokens when each row goes to the next longer one.
 
     Args:
         lengths: int [n], the rows' lengths, all at least 1.
         max_buckets: number of buckets at most.
-        multiple: every bucket length is a multiple of this.
 
     Returns:
         Ascending lengths; the last one holds the longest row. Fewer than `max_buckets` when more
         would save nothing.
     """
-    return _curve(_round_up(lengths, multiple), max_buckets)[-1][1]
+    return _curve(_checked(lengths), max_buckets)[-1][1]
 
 
 def plan_shapes(
     input_lengths: np.ndarray | Sequence[int],
     target_lengths: np.ndarray | Sequence[int],
     max_shapes: int = 6,
-    multiple: int = 1,
 ) -> tuple[Shape, ...]:
     """Batch shapes that leave few padded tokens in inputs and targets together.
 
@@ -50,13 +46,12 @@ def plan_shapes(
         input_lengths: int [n], all at least 1.
         target_lengths: int [n], all at least 1.
         max_shapes: number of shapes at most.
-        multiple: input lengths are padded to a multiple of this.
 
     Returns:
         Shapes in ascending order of size; the last one holds every row.
     """
-    inputs = _round_up(input_lengths, multiple)
-    targets = _round_up(target_lengths, 1)
+    inputs = _checked(input_lengths)
+    targets = _checked(target_lengths)
     plans = []
     for groups in range(1, max_shapes + 1):
         edges = plan_buckets(targets, groups)
@@ -127,8 +122,8 @@ def _curve(
     return curve
 
 
-def _round_up(lengths: np.ndarray | Sequence[int], multiple: int) -> np.ndarray:
+def _checked(lengths: np.ndarray | Sequence[int]) -> np.ndarray:
     array = np.asarray(lengths, np.int64)
     if array.ndim != 1 or not array.size or array.min() < 1:
         raise ValueError("lengths must be one row of numbers that are at least 1")
-    return -(-array // multiple) * multiple
+    return array

@@ -5,24 +5,20 @@ import hashlib
 import json
 import os
 import secrets
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from softprompt_jax.data.token_files import parts_of, remove_unfinished, write_tokens
 from softprompt_jax.data.tokenization import TokenizedExamples
 from softprompt_jax.errors import UserError
 
-# A file is: the magic line (24 bytes); the length of what comes next (8 bytes); JSON, filled up
-# with spaces; the four arrays, offsets first; the SHA-256 of all before it. Numbers are
-# little-endian, and everything is aligned. Nothing in it can be executed, and no byte can change
-# unnoticed.
+# After the magic line (24 bytes): the length of what comes next (8 bytes); JSON, filled up with
+# spaces; the four arrays, offsets first. Numbers are little-endian, and everything is aligned.
 _MAGIC = b"softprompt-jax tokens 1\n"
 _ALIGNMENT = 8  # bytes
-_DIGEST_BYTES = 32
-_STALE_SECONDS = 24 * 3600
 
 
 class TokenCache:
@@ -76,12 +72,9 @@ class TokenCache:
         fresh = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._remove_unfinished()
+            remove_unfinished(self.folder, ".*.tokens.*.tmp")
             try:
-                with fresh.open("xb") as file:
-                    _write(file.write, key, examples, extra)
-                    file.flush()
-                    os.fsync(file.fileno())
+                write_tokens(fresh, _MAGIC, _parts(key, examples, extra))
                 os.replace(fresh, path)
             finally:
                 fresh.unlink(missing_ok=True)
@@ -90,13 +83,6 @@ class TokenCache:
                 f"The tokens cannot be kept in {self.folder} ({error.strerror}); make room there "
                 "or choose another folder."
             ) from None
-
-    def _remove_unfinished(self) -> None:
-        """Removes what processes that died while writing have left; others may be writing now."""
-        for path in self.folder.glob(".*.tokens.*.tmp"):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > _STALE_SECONDS:
-                    path.unlink()
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.tokens"
@@ -135,7 +121,7 @@ def _canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _write(write: Callable[[Any], Any], key: str, examples: TokenizedExamples, extra: Any) -> None:
+def _parts(key: str, examples: TokenizedExamples, extra: Any) -> Iterator[bytes | memoryview]:
     header = json.dumps(
         {
             "key": key,
@@ -148,34 +134,22 @@ def _write(write: Callable[[Any], Any], key: str, examples: TokenizedExamples, e
         }
     ).encode()
     header += b" " * (-len(header) % _ALIGNMENT)
-    digest = hashlib.sha256()
-    for part in (
-        _MAGIC,
-        len(header).to_bytes(_ALIGNMENT, "little"),
-        header,
-        np.ascontiguousarray(examples.input_offsets, "<i8").data,
-        np.ascontiguousarray(examples.target_offsets, "<i8").data,
-        np.ascontiguousarray(examples.inputs[: examples.input_offsets[-1]], "<i4").data,
-        np.ascontiguousarray(examples.targets[: examples.target_offsets[-1]], "<i4").data,
-    ):
-        digest.update(part)
-        write(part)
-    write(digest.digest())
+    yield len(header).to_bytes(_ALIGNMENT, "little")
+    yield header
+    yield np.ascontiguousarray(examples.input_offsets, "<i8").data
+    yield np.ascontiguousarray(examples.target_offsets, "<i8").data
+    yield np.ascontiguousarray(examples.inputs[: examples.input_offsets[-1]], "<i4").data
+    yield np.ascontiguousarray(examples.targets[: examples.target_offsets[-1]], "<i4").data
 
 
 def _parse(content: np.ndarray, key: str) -> tuple[TokenizedExamples, Any] | None:
-    """What the bytes of a file hold; None when they are not what `_write` made for this key."""
-    body, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
-    start = len(_MAGIC) + _ALIGNMENT
-    if (
-        len(body) < start
-        or body[: len(_MAGIC)].tobytes() != _MAGIC
-        or hashlib.sha256(body.data).digest() != digest.tobytes()
-    ):
+    """What the bytes of a file hold; None when they are not what `save` wrote for this key."""
+    body = parts_of(content, _MAGIC)
+    if body is None:
         return None
-    end = start + int.from_bytes(body[len(_MAGIC) : start].tobytes(), "little")
+    end = _ALIGNMENT + int.from_bytes(body[:_ALIGNMENT].tobytes(), "little")
     try:
-        header = json.loads(body[start:end].tobytes())
+        header = json.loads(body[_ALIGNMENT:end].tobytes())
         offsets = 8 * (header["rows"] + 1)
         sizes = [offsets, offsets, 4 * header["input_tokens"], 4 * header["target_tokens"]]
         if header["key"] != key or min(sizes) < 1 or end + sum(sizes) != len(body):

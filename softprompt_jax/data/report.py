@@ -73,13 +73,15 @@ def describe_split(
     )
 
 
-def duplicates(a: TokenizedExamples, b: TokenizedExamples) -> int:
-    """How many rows of b have an input that is also one of a's, token by token.
+def duplicates(splits: Mapping[str, TokenizedExamples]) -> dict[tuple[str, str], int]:
+    """For each pair (a, b) of splits, how many of b's rows have an input that is also one of a's.
 
-    Inputs count as they are after the cut, as the model reads them. Rows are compared by 64-bit
-    hashes: two splits of a million rows are told apart wrongly with a chance of 1 in 10 million.
+    Inputs count as they are after the cut, token by token, as the model reads them. Rows are
+    compared by 64-bit hashes: two splits of a million rows are told apart wrongly with a chance of
+    1 in 10 million.
     """
-    return int(np.isin(_row_hashes(b), _row_hashes(a)).sum())
+    hashes = {name: _row_hashes(examples) for name, examples in splits.items()}
+    return {(a, b): int(np.isin(hashes[b], hashes[a]).sum()) for a, b in combinations(splits, 2)}
 
 
 def report_lines(
@@ -92,7 +94,7 @@ def report_lines(
     Args:
         name: of the task.
         splits: the report of each split by name.
-        duplicated: for pairs (a, b) of splits, the number of b's rows that also occur in a.
+        duplicated: as `duplicates` gives it; None: not counted.
     """
     rows = [(name, "examples", *("min", "median", "95 %", "max", "cut") * 2)]
     for split, report in splits.items():
@@ -220,8 +222,7 @@ def _reports(splits: Mapping[str, Split]) -> dict[str, SplitReport]:
 
 
 def _duplicated(splits: Mapping[str, Split]) -> dict[tuple[str, str], int]:
-    hashes = {name: _row_hashes(split.examples) for name, split in splits.items()}
-    return {(a, b): int(np.isin(hashes[b], hashes[a]).sum()) for a, b in combinations(splits, 2)}
+    return duplicates({name: split.examples for name, split in splits.items()})
 
 
 def _shapes(config: RunConfig, data: RunData) -> dict[str, Any]:

@@ -20,6 +20,8 @@ import numpy as np
 
 from softprompt_jax.errors import UserError
 
+Row = Sequence[int] | np.ndarray
+
 # Text that is tokenised at a time: the tokenizer takes some hundred bytes a token on the way.
 _CHUNK_ROWS = 8192
 _CHUNK_CHARACTERS = 2**20
@@ -63,9 +65,7 @@ class TokenizedExamples:
         return len(self.input_offsets) - 1
 
     @staticmethod
-    def from_rows(
-        inputs: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
-    ) -> "TokenizedExamples":
+    def from_rows(inputs: Sequence[Row], targets: Sequence[Row]) -> "TokenizedExamples":
         """Examples of ids that are at hand, one list a row."""
         return TokenizedExamples(*_flatten(inputs), *_flatten(targets))
 
@@ -196,6 +196,21 @@ def _targets_with_end(
     return by_target, cut
 
 
+def encode_texts(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    """The ids of texts without special tokens, in one call to the fast tokenizer."""
+    if not texts:
+        return []
+    return tokenizer(
+        list(texts),
+        add_special_tokens=False,
+        padding=False,
+        truncation=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,  # no remark on texts longer than the model's window: they may be cut yet
+    )["input_ids"]
+
+
 def encode_inputs(
     texts: Sequence[str],
     tokenizer: Any,
@@ -230,7 +245,7 @@ def encode_inputs(
     front, end = _special_tokens(tokenizer)
     if not config.is_encoder_decoder:
         end = [token for token in end if token not in config.eos_ids]
-    contents = _ids(texts, tokenizer)
+    contents = encode_texts(texts, tokenizer)
     room = None if max_length is None else max_length - len(front) - len(end)
     suffix = _ids_after_anchor([keep_suffix], tokenizer)[0] if keep_suffix else []
     truncated = 0
@@ -270,7 +285,7 @@ def encode_targets(targets: Sequence[str], tokenizer: Any, config: TokenConfig) 
     space, white space around the target dropped.
     """
     if config.is_encoder_decoder:
-        rows = _ids(targets, tokenizer)
+        rows = encode_texts(targets, tokenizer)
     else:
         stripped = [target.strip() for target in targets]
         rows = _ids_after_anchor([f" {target}" if target else "" for target in stripped], tokenizer)
@@ -326,21 +341,6 @@ def _eos(config: TokenConfig) -> int:
     return config.eos_ids[0]
 
 
-def _ids(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
-    """The ids of texts without special tokens, in one call to the fast tokenizer."""
-    if not texts:
-        return []
-    return tokenizer(
-        list(texts),
-        add_special_tokens=False,
-        padding=False,
-        truncation=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,  # no remark on texts longer than the model's window: they are cut here
-    )["input_ids"]
-
-
 def _ids_after_anchor(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
     """The ids of texts as they continue another text.
 
@@ -349,20 +349,20 @@ def _ids_after_anchor(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
     anchor change under what follows, the text's own ids have to do.
     """
     anchor = ":"
-    anchor_ids = _ids([anchor], tokenizer)[0]
-    joined = _ids([anchor + text for text in texts], tokenizer)
+    anchor_ids = encode_texts([anchor], tokenizer)[0]
+    joined = encode_texts([anchor + text for text in texts], tokenizer)
     rows = []
     for text, ids in zip(texts, joined, strict=True):
         if ids[: len(anchor_ids)] == anchor_ids:
             rows.append(ids[len(anchor_ids) :])
         else:
-            rows.append(_ids([text], tokenizer)[0])
+            rows.append(encode_texts([text], tokenizer)[0])
     return rows
 
 
 def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     """The special ids that the tokenizer puts before and after a text."""
-    content = _ids(["a"], tokenizer)[0]
+    content = encode_texts(["a"], tokenizer)[0]
     full = list(tokenizer("a")["input_ids"])
     for start in range(len(full) - len(content) + 1):
         if content and full[start : start + len(content)] == content:
@@ -370,7 +370,7 @@ def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     raise ValueError(f"the tokenizer gives {content} without and {full} with special tokens")
 
 
-def _flatten(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+def _flatten(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
     offsets = np.zeros(len(rows) + 1, np.int64)
     np.cumsum([len(ids) for ids in rows], out=offsets[1:])
     return np.fromiter(chain.from_iterable(rows), np.int32, count=int(offsets[-1])), offsets

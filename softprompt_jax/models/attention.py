@@ -39,16 +39,16 @@ def attend(
     """Attention; with fewer heads of keys than of queries, each serves H / G neighbouring queries.
 
     Args:
-        q_BxHxLxK: Queries.
-        k_BxGxSxK: Keys.
-        v_BxGxSxK: Values.
-        biases: Arrays of four dimensions that broadcast to [B, H, L, S], float32, added to the
+        q_BxHxLxK: queries.
+        k_BxGxSxK: keys.
+        v_BxGxSxK: values.
+        biases: arrays of four dimensions that broadcast to [B, H, L, S], float32, added to the
             scores one after the other. They stay apart because their sum would be as large as the
             scores themselves, while each is small.
-        scale: Factor of the queries.
-        dropout: Dropout of the attention weights.
-        site: Its site.
-        method: As `Method`; all give the same.
+        scale: factor of the queries.
+        dropout: dropout of the attention weights.
+        site: its site.
+        method: as `Method`; all give the same.
 
     Returns:
         [B, L, H*K] in the dtype of v.
@@ -212,7 +212,7 @@ class Past(NamedTuple):
     """What a causal model has of M positions that stand before those it is given.
 
     Attributes:
-        layers: Each layer's keys and values, [B, G, M, K]; B is 1 where all rows share them.
+        layers: each layer's keys and values, [B, G, M, K]; B is 1 where all rows share them.
         mask: bool [B, M], False at padding, wherever that stands; None means all are real.
     """
 

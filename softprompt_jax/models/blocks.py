@@ -17,9 +17,9 @@ from softprompt_jax.models.attention import Method
 from softprompt_jax.models.stacking import block_at, is_stacked, layer_count
 
 Remat = Literal["none", "attention", "dots", "full"]
-"""What the backward pass computes anew instead of keeping it: nothing; attention weights; all but
-the matrix products with weights; or all but the residual stream between attention and feed-forward
-layers."""
+"""What the backward pass computes anew instead of keeping it, ever more: nothing; attention
+weights; all but the matrix products with weights; or all but the residual stream between attention
+and feed-forward layers."""
 
 _RESIDUAL = "residual"
 
@@ -39,6 +39,13 @@ def set_attention(module: nnx.Module, method: Method) -> None:
     for part in _modules(module):
         if hasattr(part, "method"):
             part.method = method
+
+
+def unroll_attention(module: nnx.Module) -> None:
+    """Has attention that loops over rows take all of them at once; changes no result."""
+    for part in _modules(module):
+        if getattr(part, "method", None) == "by_row":
+            part.method = "recompute"
 
 
 def _modules(module: nnx.Module) -> Iterator[Any]:

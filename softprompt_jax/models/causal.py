@@ -51,7 +51,7 @@ class CausalBlock(nnx.Module):
         attention: called as
             `attention(x_BxLxD, tables, biases, dropout, site, earlier, column, at_BxT)`, gives
             [B, L, D], or [B, T, D] of those positions, and the keys and values that it saw.
-        residual_dropout: Whether dropout acts on what the two layers give.
+        residual_dropout: whether dropout acts on what the two layers give.
     """
 
     def __init__(
@@ -97,13 +97,13 @@ class CausalModel(nnx.Module):
     """A causal language model; a family sets these attributes and says how positions enter.
 
     Attributes:
-        config: Its shape.
+        config: its shape.
         embedding: [V, D].
         blocks: `CausalBlock`s.
-        final_norm: After the last block.
-        head: The output head; None: the embedding.
-        windows: For each layer how many positions back it sees, itself included; None: all.
-        remat: What a backward pass computes anew.
+        final_norm: after the last block.
+        head: the output head; None: the embedding.
+        windows: for each layer how many positions back it sees, itself included; None: all.
+        remat: what a backward pass computes anew.
     """
 
     config: Any
@@ -132,7 +132,7 @@ class CausalModel(nnx.Module):
         """Refuses a sequence that is longer than the model's position embedding, if it has one.
 
         Raises:
-            UserError: It is longer.
+            UserError: it is longer.
         """
         limit = self.config.max_positions
         if limit is not None and length > limit:
@@ -155,22 +155,22 @@ class CausalModel(nnx.Module):
         """Hidden states after the final norm.
 
         Args:
-            x_BxLxD: Embedded tokens, and virtual ones among them.
+            x_BxLxD: embedded tokens, and virtual ones among them.
             mask_BxL: bool, True for real tokens; None means all.
             at_BxT: int32 sequence indexes whose hidden states are wanted; None means all.
-            past: What stands before every row, from `prefix`.
+            past: what stands before every row, from `prefix`.
             positions_BxL: int32 positions, which the caller checks; None: they count the real
                 tokens, those of the past too, so padding changes nothing wherever it stands.
             visible_LxL: bool, which of the L tokens each of them sees; None: itself and the earlier
                 ones.
-            dropout: Dropout, or None.
+            dropout: dropout, or None.
 
         Returns:
             [B, T, D], or [B, L, D] without at_BxT. At masked positions the numbers are finite and
             mean nothing.
 
         Raises:
-            UserError: As `check_length`. A past whose mask is given counts as empty there, since
+            UserError: as `check_length`. A past whose mask is given counts as empty there, since
                 only the rows' real positions matter: its maker has to see to the limit.
         """
         x = x_BxLxD
@@ -190,15 +190,15 @@ class CausalModel(nnx.Module):
         texts, and not once a row. The last block is computed where its output is wanted only.
 
         Args:
-            prompt_PxD: Virtual tokens.
-            x_BxLxD: Embedded tokens, with padding at the end only.
+            prompt_PxD: virtual tokens.
+            x_BxLxD: embedded tokens, with padding at the end only.
             at_BxT: int32 indexes into the texts.
 
         Returns:
             [B, T, D].
 
         Raises:
-            UserError: As `check_length`.
+            UserError: as `check_length`.
         """
         before, length = prompt_PxD.shape[0], x_BxLxD.shape[1]
         self.check_length(before + length)
@@ -239,7 +239,7 @@ class CausalModel(nnx.Module):
         and one row of them ([1, L, D]) serves all rows of a batch.
 
         Raises:
-            UserError: As `__call__`.
+            UserError: as `__call__`.
         """
         positions, biases = self._view(past, x_BxLxD, mask_BxL, None, None)
         before = None if past is None else past.layers
@@ -259,11 +259,11 @@ class CausalModel(nnx.Module):
         """One step of decoding: a few tokens a row, after all that is in the cache.
 
         Args:
-            x_BxLxD: The embedded tokens.
-            layers: The cache: each layer's keys and values in S columns, [B, G, S, K].
+            x_BxLxD: the embedded tokens.
+            layers: the cache: each layer's keys and values in S columns, [B, G, S, K].
             column: int32 scalar: these tokens' keys and values go to L columns from this one on.
-            positions_BxL: The tokens' positions.
-            positions_BxS: The columns' positions.
+            positions_BxL: the tokens' positions.
+            positions_BxS: the columns' positions.
             visible_BxLxS: bool, which columns each token sees.
 
         Returns:

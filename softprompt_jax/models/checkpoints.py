@@ -72,13 +72,13 @@ def load_parameters(
     """Fills a module that was built under `nnx.eval_shape` from a checkpoint.
 
     Args:
-        source: Where the tensors are.
-        abstract_module: The module with `jax.ShapeDtypeStruct` parameters, its blocks in lists.
-        family: Which of `parameter_tables.TABLES` to go by.
-        dtype: What the parameters become, float32 or bfloat16.
-        sharding_of: Where each goes; None: to the default device. Of a tensor that several
+        source: where the tensors are.
+        abstract_module: the module with `jax.ShapeDtypeStruct` parameters, its blocks in lists.
+        family: which of `parameter_tables.TABLES` to go by.
+        dtype: what the parameters become, float32 or bfloat16.
+        sharding_of: where each goes; None: to the default device. Of a tensor that several
             processes share, each reads the rows that its own devices hold something of.
-        stacked: Whether to stack the blocks.
+        stacked: whether to stack the blocks.
 
     Returns:
         The module with its parameters on the devices.
@@ -243,7 +243,7 @@ class RenamedSource:
     """A source some of whose tensors go by other names.
 
     Attributes:
-        path: The underlying source's.
+        path: the underlying source's.
     """
 
     def __init__(self, source: TensorSource, new_names: Mapping[str, str]):
@@ -270,7 +270,7 @@ def torch_names(family: str, path: str) -> list[str]:
 
     Args:
         family: "t5", "llama" or "gpt2".
-        path: Our dotted parameter path.
+        path: our dotted parameter path.
 
     Returns:
         The names, with optional prefixes such as "model." written out; usually one, two where a
@@ -301,8 +301,8 @@ def fingerprint(config: Any, module: Any) -> str:
     all have to call it.
 
     Args:
-        config: The model's config; its `family` is taken.
-        module: The model, with its parameters on any devices.
+        config: the model's config; its `family` is taken.
+        module: the model, with its parameters on any devices.
     """
     told: dict[str, bytes] = {}
     for path, leaf in _flat(module).items():

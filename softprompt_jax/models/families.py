@@ -11,7 +11,8 @@ from jax.typing import DTypeLike
 from softprompt_jax.models.gpt2 import GPT2, GPT2Config
 from softprompt_jax.models.llama import Llama, LlamaConfig
 from softprompt_jax.models.raw_config import check_model_type
-from softprompt_jax.models.t5 import T5, T5Config
+from softprompt_jax.models.t5 import T5
+from softprompt_jax.models.t5_config import T5Config
 
 ModelConfig = T5Config | LlamaConfig | GPT2Config
 Module = T5 | Llama | GPT2
@@ -32,7 +33,7 @@ def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
     """Reads a parsed config.json.
 
     Raises:
-        UserError: The model type, or something that the file asks for, is not supported.
+        UserError: the model type, or something that the file asks for, is not supported.
     """
     return CONFIG_OF_MODEL_TYPE[check_model_type(raw, CONFIG_OF_MODEL_TYPE)].from_hf(raw)
 

@@ -43,7 +43,7 @@ class FlaxSource:
     """A `flax_model.msgpack` file of transformers' Flax models, under torch's names and layout.
 
     Attributes:
-        path: The file.
+        path: the file.
     """
 
     def __init__(self, path: Path):

@@ -76,8 +76,8 @@ class TensorInfo:
 
     Attributes:
         shape: torch's shape (GGUF lists the dimensions the other way round).
-        kind: How the numbers are stored.
-        offset: First byte, from the start of the file.
+        kind: how the numbers are stored.
+        offset: first byte, from the start of the file.
     """
 
     shape: tuple[int, ...]
@@ -90,8 +90,8 @@ class GGUFHeader:
     """What stands before the numbers in a GGUF file.
 
     Attributes:
-        path: The file.
-        metadata: Key to value; arrays are lists.
+        path: the file.
+        metadata: key to value; arrays are lists.
         tensors: llama.cpp's tensor name to where it stands.
     """
 
@@ -275,7 +275,7 @@ class GGUFSource:
     """The tensors of a GGUF file under torch's names, dequantised, q and k in torch's row order.
 
     Attributes:
-        path: The file.
+        path: the file.
     """
 
     def __init__(self, header: GGUFHeader):

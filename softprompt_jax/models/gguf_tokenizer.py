@@ -59,8 +59,8 @@ def build_tokenizer(metadata: dict[str, Any], path: Path) -> Any:
     """The file's tokenizer as a `transformers.PreTrainedTokenizerFast`.
 
     Args:
-        metadata: The file's keys and values (`gguf.GGUFHeader.metadata`).
-        path: The file, for messages.
+        metadata: the file's keys and values (`gguf.GGUFHeader.metadata`).
+        path: the file, for messages.
 
     Raises:
         UserError: the file has no tokenizer, or one of an unknown kind.

@@ -43,18 +43,17 @@ class GPT2Config:
     """Shape of a GPT-2.
 
     Attributes:
-        vocab_size: Number of rows of the embedding.
-        d_model: Width of the model.
-        n_layers: Blocks.
-        n_heads: Attention heads.
-        d_ff: Width of the feed-forward layers.
-        max_positions: Rows of the position embedding: the longest sequence, prompt included.
-        activation: Name in `layers.ACTIVATIONS`.
-        epsilon: Added to the variance in the norms.
-        tied: Whether the output head is the embedding.
-        pad_id: Padding token; any does, since padding is masked.
-        eos_ids: Tokens that end a text.
-        bos_id: Token that begins a text, or None.
+        vocab_size: number of rows of the embedding.
+        d_model: width of the model.
+        n_layers: blocks.
+        n_heads: attention heads.
+        d_ff: width of the feed-forward layers.
+        max_positions: rows of the position embedding: the longest sequence, prompt included.
+        activation: name in `layers.ACTIVATIONS`.
+        epsilon: added to the variance in the norms.
+        tied: whether the output head is the embedding.
+        pad_id: padding token; any does, since padding is masked.
+        eos_ids: tokens that end a text.
     """
 
     family: ClassVar[str] = "gpt2"
@@ -71,14 +70,13 @@ class GPT2Config:
     tied: bool = True
     pad_id: int = 0
     eos_ids: tuple[int, ...] = (50256,)
-    bos_id: int | None = 50256
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "GPT2Config":
         """Reads a parsed config.json of model type gpt2.
 
         Raises:
-            UserError: Another model type, quantised weights, an unknown activation function, a
+            UserError: another model type, quantised weights, an unknown activation function, a
                 variant of attention that is not supported, or a missing size.
         """
         check_model_type(raw, ("gpt2",))
@@ -107,7 +105,6 @@ class GPT2Config:
             tied=raw.get("tie_word_embeddings", True),
             pad_id=padding_id(raw, vocab_size, eos_ids),
             eos_ids=eos_ids,
-            bos_id=raw.get("bos_token_id", 50256),
         )
 
 

@@ -48,8 +48,8 @@ class Dropout:
     """Dropout with one random key per row, so that a row's noise does not depend on its batch.
 
     Attributes:
-        rate: Probability in [0, 1) with which a number is set to zero; static under jit.
-        keys_B: Typed PRNG keys (`jax.random.key`), one per row.
+        rate: probability in [0, 1) with which a number is set to zero; static under jit.
+        keys_B: typed PRNG keys (`jax.random.key`), one per row.
     """
 
     rate: float
@@ -59,8 +59,8 @@ class Dropout:
         """Drops numbers of x at random and scales the rest by 1 / (1 - rate).
 
         Args:
-            x: Array whose first dimension is the batch.
-            site: Number of the place in the model. Equal numbers give equal noise.
+            x: array whose first dimension is the batch.
+            site: number of the place in the model. Equal numbers give equal noise.
 
         Returns:
             Array of the shape and dtype of x.

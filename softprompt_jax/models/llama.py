@@ -44,25 +44,24 @@ class LlamaConfig:
     """Shape of a model of the Llama family.
 
     Attributes:
-        vocab_size: Number of rows of the embedding.
-        d_model: Width of the model.
-        n_layers: Blocks.
-        n_heads: Heads of queries.
-        n_kv_heads: Heads of keys and values; divides n_heads.
-        head_width: Width of a head; n_heads * head_width need not be d_model.
-        d_ff: Width of the feed-forward layers.
-        rotary: Position embeddings.
-        activation: Name in `layers.ACTIVATIONS`.
-        epsilon: Added to the mean square in the norms.
-        qkv_bias: Whether the projections to queries, keys and values have biases.
-        o_bias: Whether the projection back has one.
-        mlp_bias: Whether the feed-forward layers have biases.
-        qk_norm: Whether each head's queries and keys are normalised (Qwen3).
-        windows: For each layer how many positions back it sees, itself included; None: all.
-        tied: Whether the output head is the embedding.
-        pad_id: Padding token; any does, since padding is masked.
-        eos_ids: Tokens that end a text.
-        bos_id: Token that begins a text, or None.
+        vocab_size: number of rows of the embedding.
+        d_model: width of the model.
+        n_layers: blocks.
+        n_heads: heads of queries.
+        n_kv_heads: heads of keys and values; divides n_heads.
+        head_width: width of a head; n_heads * head_width need not be d_model.
+        d_ff: width of the feed-forward layers.
+        rotary: position embeddings.
+        activation: name in `layers.ACTIVATIONS`.
+        epsilon: added to the mean square in the norms.
+        qkv_bias: whether the projections to queries, keys and values have biases.
+        o_bias: whether the projection back has one.
+        mlp_bias: whether the feed-forward layers have biases.
+        qk_norm: whether each head's queries and keys are normalised (Qwen3).
+        windows: for each layer how many positions back it sees, itself included; None: all.
+        tied: whether the output head is the embedding.
+        pad_id: padding token; any does, since padding is masked.
+        eos_ids: tokens that end a text.
         max_positions: None: rotary embeddings have no hard limit.
     """
 
@@ -87,7 +86,6 @@ class LlamaConfig:
     tied: bool = False
     pad_id: int = 0
     eos_ids: tuple[int, ...] = (2,)
-    bos_id: int | None = 1
     max_positions: int | None = None
 
     @classmethod
@@ -95,11 +93,10 @@ class LlamaConfig:
         """Reads a parsed config.json of model type llama, mistral, qwen2 or qwen3.
 
         Raises:
-            UserError: Another model type, quantised weights, an unknown activation function or
+            UserError: another model type, quantised weights, an unknown activation function or
                 kind of rotary scaling or of layer, heads that do not fit, or a missing size.
         """
         model_type = check_model_type(raw, ("llama", "mistral", "qwen2", "qwen3"))
-        qwen = model_type.startswith("qwen")
         vocab_size, width = need(raw, "vocab_size"), need(raw, "hidden_size")
         n_heads = need(raw, "num_attention_heads")
         # Llama's first configs have no such key; elsewhere null stands for as many as queries.
@@ -112,7 +109,7 @@ class LlamaConfig:
         head_width = raw.get("head_dim") or (128 if model_type == "qwen3" else width // n_heads)
         # As in transformers, Mistral and Qwen2 pass over this key.
         any_bias = model_type in ("llama", "qwen3") and bool(raw.get("attention_bias", False))
-        eos_ids = token_ids(raw.get("eos_token_id", None if qwen else 2))
+        eos_ids = token_ids(raw.get("eos_token_id", None if model_type.startswith("qwen") else 2))
         return cls(
             vocab_size=vocab_size,
             d_model=width,
@@ -132,7 +129,6 @@ class LlamaConfig:
             tied=raw.get("tie_word_embeddings", False),
             pad_id=padding_id(raw, vocab_size, eos_ids),
             eos_ids=eos_ids,
-            bos_id=raw.get("bos_token_id", None if qwen else 1),
         )
 
 

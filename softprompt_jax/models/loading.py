@@ -58,7 +58,7 @@ def load_model(name: str, dtype: str = "float32") -> "LanguageModel":
     """Loads a frozen language model.
 
     Args:
-        name: A hub id such as "google/t5-base-lm-adapt", a folder with `config.json`, tokenizer
+        name: a hub id such as "google/t5-base-lm-adapt", a folder with `config.json`, tokenizer
             and weights, a `.gguf` file of the Llama architecture, or a built-in name
             ("smollm2-135m", or those of `OWN`).
         dtype: "float32" or "bfloat16", whatever the checkpoint's own.
@@ -93,9 +93,9 @@ class ModelFiles:
     """A model that was found and whose config was read, but none of its weights.
 
     Attributes:
-        name: What was asked for.
-        config: The architecture. For T5, whether the head is tied is settled by the weights.
-        raw_config: The parsed `config.json`, or its like from a GGUF file's metadata.
+        name: what was asked for.
+        config: the architecture. For T5, whether the head is tied is settled by the weights.
+        raw_config: the parsed `config.json`, or its like from a GGUF file's metadata.
     """
 
     name: str

@@ -2,7 +2,7 @@
 
 A checkpoint's tensor names are those of the torch `state_dict`. A rule's pattern is matched against
 the whole name (`re.fullmatch`), and its path, with the groups filled in (`match.expand`), is the
-parameter's dotted path in `nnx.to_pure_dict(nnx.state(module))`.
+parameter's dotted path in `nnx.to_flat_state(nnx.state(module))`.
 
 A table covers every variant of its family (gated and plain feed-forward layers, biases, a head of
 its own). A rule therefore may give a path that a particular module does not have; that is a surplus
@@ -21,9 +21,9 @@ class Rule:
     """One line of a table.
 
     Attributes:
-        pattern: Regular expression for the whole torch name.
-        path: Template in `re.Match.expand` form that gives our dotted parameter path.
-        transpose: Whether the torch matrix is [out, in] and ours is [in, out].
+        pattern: regular expression for the whole torch name.
+        path: template in `re.Match.expand` form that gives our dotted parameter path.
+        transpose: whether the torch matrix is [out, in] and ours is [in, out].
     """
 
     pattern: str
@@ -151,7 +151,7 @@ def find_rule(family: str, name: str) -> tuple[str, bool] | None:
 
     Args:
         family: "t5", "llama" or "gpt2".
-        name: Name in the torch `state_dict`.
+        name: name in the torch `state_dict`.
 
     Returns:
         Our dotted parameter path and whether to transpose, or None when no rule matches.

@@ -10,7 +10,7 @@ def check_model_type(raw: Mapping[str, Any], supported: Iterable[str]) -> str:
     """Returns `model_type`.
 
     Raises:
-        UserError: The type is not among those supported, or the weights are quantised.
+        UserError: the type is not among those supported, or the weights are quantised.
     """
     model_type = raw.get("model_type")
     supported = tuple(supported)
@@ -33,7 +33,7 @@ def need(raw: Mapping[str, Any], key: str) -> Any:
     """Returns a value that has no default.
 
     Raises:
-        UserError: The key is missing or null.
+        UserError: the key is missing or null.
     """
     if raw.get(key) is None:
         raise UserError(f"The model's config.json has no {key!r}: add it, or fetch the file anew.")

@@ -13,10 +13,10 @@ def relative_buckets(
     """Buckets of relative positions: exact for near ones, then growing as powers.
 
     Args:
-        offsets: Key position minus query position, int.
-        bidirectional: Whether later keys have buckets of their own (the encoder).
-        n_buckets: Number of buckets in all.
-        max_distance: Distance in tokens from which on all share the last bucket.
+        offsets: key position minus query position, int.
+        bidirectional: whether later keys have buckets of their own (the encoder).
+        n_buckets: number of buckets in all.
+        max_distance: distance in tokens from which on all share the last bucket.
 
     Returns:
         int32 array of the shape of offsets, in [0, n_buckets).

@@ -18,10 +18,10 @@ class Rotary:
     """Rotary position embeddings.
 
     Attributes:
-        theta: Base of the wavelengths.
+        theta: base of the wavelengths.
         kind: "default"; "linear" (all frequencies divided by `factor`); or "llama3" (only the
             slow frequencies, with a smooth passage between).
-        factor: By how much the context is stretched.
+        factor: by how much the context is stretched.
         low_freq_factor: llama3: slower than this many turns in the original context is "slow".
         high_freq_factor: llama3: faster than this many turns in the original context is "fast".
         original_positions: llama3: length of the original context, in tokens.
@@ -42,7 +42,7 @@ class Rotary:
         """Reads `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before).
 
         Raises:
-            UserError: A kind of scaling that is not supported, or one of its numbers missing.
+            UserError: a kind of scaling that is not supported, or one of its numbers missing.
         """
         settings = dict(raw.get("rope_scaling") or raw.get("rope_parameters") or {})
         kind = settings.get("rope_type", settings.get("type", "default"))

@@ -22,15 +22,9 @@ def layer_count(blocks: Any) -> int:
 
 
 def block_at(blocks: Any, index: int) -> Any:
-    """One of stacked blocks; abstract if they are."""
-
-    def layer(leaf: Any) -> Any:
-        if isinstance(leaf, jax.ShapeDtypeStruct):
-            return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
-        return leaf[index]
-
+    """One of stacked blocks."""
     graphdef, state = nnx.split(blocks)
-    return nnx.merge(graphdef, jax.tree.map(layer, state))
+    return nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[index], state))
 
 
 def stack_blocks(module: Any) -> Any:
@@ -52,16 +46,6 @@ def stack_blocks(module: Any) -> Any:
     for holder in _holders(module):
         if not is_stacked(holder.blocks):
             holder.blocks = _stacked(list(holder.blocks))
-    return module
-
-
-def unstack_blocks(module: Any) -> Any:
-    """The reverse of `stack_blocks`: the same model with its blocks in lists."""
-    module = nnx.merge(*nnx.split(module))
-    for holder in _holders(module):
-        if is_stacked(holder.blocks):
-            blocks, count = holder.blocks, layer_count(holder.blocks)
-            holder.blocks = nnx.List([block_at(blocks, i) for i in range(count)])
     return module
 
 

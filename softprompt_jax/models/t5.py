@@ -6,10 +6,8 @@ References:
     described in google-research/text-to-text-transfer-transformer, released_checkpoints.md.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +15,6 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
-from softprompt_jax.errors import UserError
 from softprompt_jax.models.attention import (
     KeysValues,
     Method,
@@ -35,107 +32,11 @@ from softprompt_jax.models.layers import (
     Linear,
     RMSNorm,
     apply_dropout,
-    check_activation,
     normal_param,
     unembed,
 )
-from softprompt_jax.models.raw_config import check_model_type, need, token_ids
 from softprompt_jax.models.relative_positions import every_offset_bias, relative_buckets
-
-
-@dataclass(frozen=True)
-class T5Config:
-    """Shape of a T5.
-
-    Attributes:
-        vocab_size: Number of rows of the embedding.
-        d_model: Width of the model.
-        n_layers: Encoder blocks.
-        n_decoder_layers: Decoder blocks (ByT5 has fewer of them).
-        n_heads: Attention heads.
-        head_width: Width of a head; n_heads * head_width need not be d_model.
-        d_ff: Width of the feed-forward layers.
-        activation: Name in `layers.ACTIVATIONS`.
-        gated: Whether the feed-forward layers are gated.
-        n_buckets: Buckets of relative positions.
-        max_distance: Distance in tokens from which on all share one bucket.
-        epsilon: Added to the mean square in the norms.
-        tied: Whether the output head is the embedding.
-        scale_decoder_output: Whether the head's input is multiplied by d_model**-0.5.
-        pad_id: Padding token.
-        decoder_start_id: First decoder input.
-        eos_ids: Tokens that end a target.
-        bos_id: None: T5 has no such token.
-        max_positions: None: relative positions have no limit.
-    """
-
-    family: ClassVar[str] = "t5"
-    is_encoder_decoder: ClassVar[bool] = True
-
-    vocab_size: int
-    d_model: int
-    n_layers: int
-    n_decoder_layers: int
-    n_heads: int
-    head_width: int
-    d_ff: int
-    activation: str = "relu"
-    gated: bool = False
-    n_buckets: int = 32
-    max_distance: int = 128
-    epsilon: float = 1e-6
-    tied: bool = True
-    scale_decoder_output: bool = True
-    pad_id: int = 0
-    decoder_start_id: int = 0
-    eos_ids: tuple[int, ...] = (1,)
-    bos_id: int | None = None
-    max_positions: int | None = None
-
-    @classmethod
-    def from_hf(cls, raw: Mapping[str, Any]) -> "T5Config":
-        """Reads a parsed config.json of model type t5 or mt5.
-
-        `tied` is what the file says; only the weights tell for sure (transformers 5 writes true
-        for every T5).
-
-        Raises:
-            UserError: Another model type, quantised weights, an unknown activation function or a
-                missing size.
-        """
-        model_type = check_model_type(raw, ("t5", "mt5"))
-        projection = raw.get("feed_forward_proj", "relu" if model_type == "t5" else "gated-gelu")
-        gate, _, activation = projection.rpartition("-")
-        if gate not in ("", "gated"):
-            raise UserError(
-                f"The model's feed_forward_proj {projection!r} is not supported: "
-                "choose a model with 'relu' or 'gated-gelu'."
-            )
-        tied = raw.get("tie_word_embeddings", model_type == "t5")
-        # transformers 5 keeps the scaling apart from the tying; before, one flag meant both.
-        scale = raw.get("scale_decoder_outputs", tied) if model_type == "t5" else False
-        pad_id = raw.get("pad_token_id") or 0
-        start_id = raw.get("decoder_start_token_id")
-        return cls(
-            vocab_size=need(raw, "vocab_size"),
-            d_model=need(raw, "d_model"),
-            n_layers=need(raw, "num_layers"),
-            n_decoder_layers=raw.get("num_decoder_layers") or need(raw, "num_layers"),
-            n_heads=need(raw, "num_heads"),
-            head_width=need(raw, "d_kv"),
-            d_ff=need(raw, "d_ff"),
-            # The original code's gated "gelu" is the tanh approximation.
-            activation=check_activation("gelu_new" if projection == "gated-gelu" else activation),
-            gated=gate == "gated",
-            n_buckets=raw.get("relative_attention_num_buckets", 32),
-            max_distance=raw.get("relative_attention_max_distance", 128),
-            epsilon=raw.get("layer_norm_epsilon", 1e-6),
-            tied=tied,
-            scale_decoder_output=scale,
-            pad_id=pad_id,
-            decoder_start_id=pad_id if start_id is None else start_id,
-            eos_ids=token_ids(raw.get("eos_token_id", 1)),
-        )
+from softprompt_jax.models.t5_config import T5Config
 
 
 class T5Attention(nnx.Module):
@@ -281,13 +182,13 @@ class T5Stack(nnx.Module):
         """Hidden states [B, L, D] after the final norm.
 
         Args:
-            x_BxLxD: Embedded tokens.
-            biases: Of self-attention.
-            enc_BxSxD: Encoded inputs, in a decoder.
-            cross_biases: Of cross-attention.
-            earlier: Each layer's keys and values of self-attention that are there already; the
+            x_BxLxD: embedded tokens.
+            biases: of self-attention.
+            enc_BxSxD: encoded inputs, in a decoder.
+            cross_biases: of cross-attention.
+            earlier: each layer's keys and values of self-attention that are there already; the
                 layers must not be stacked then.
-            dropout: Dropout, or None.
+            dropout: dropout, or None.
         """
 
         def run(block: T5Block, x: jax.Array, number: int | jax.Array) -> jax.Array:
@@ -315,12 +216,12 @@ class T5Stack(nnx.Module):
         """As `__call__` for tokens after earlier ones, with each layer's keys and values.
 
         Args:
-            x_BxLxD: Embedded tokens.
-            biases: Of self-attention.
-            cross: Each layer's keys and values of cross-attention.
-            cross_biases: Of cross-attention.
-            earlier: Each layer's keys and values of self-attention that are there already.
-            column: As for `join_keys_values`.
+            x_BxLxD: embedded tokens.
+            biases: of self-attention.
+            cross: each layer's keys and values of cross-attention.
+            cross_biases: of cross-attention.
+            earlier: each layer's keys and values of self-attention that are there already.
+            column: as for `join_keys_values`.
 
         Returns:
             Hidden states [B, L, D] after the final norm, and the keys and values seen.
@@ -368,11 +269,11 @@ class T5(nnx.Module):
         """Encodes embedded inputs.
 
         Args:
-            x_BxSxD: Embedded inputs. Relative positions are those of the sequence index, so gaps
+            x_BxSxD: embedded inputs. Relative positions are those of the sequence index, so gaps
                 between real tokens count as distance.
             mask_BxS: bool, True for real tokens; None means all. Masked keys get no weight.
-            past: Each layer's keys and values [1, H, P, K] that stand before every row's inputs.
-            dropout: Dropout, or None.
+            past: each layer's keys and values [1, H, P, K] that stand before every row's inputs.
+            dropout: dropout, or None.
 
         Returns:
             Hidden states [B, S, D] after the final norm.
@@ -424,15 +325,15 @@ class T5(nnx.Module):
         """Decodes embedded decoder inputs against encoded inputs.
 
         Args:
-            x_BxTxD: Embedded decoder inputs, the start token first.
-            enc_BxSxD: What `encode` returned.
-            mask_BxS: The inputs' mask, as for `encode`.
+            x_BxTxD: embedded decoder inputs, the start token first.
+            enc_BxSxD: what `encode` returned.
+            mask_BxS: the inputs' mask, as for `encode`.
             positions_T: int, the decoder inputs' positions, smaller than T; None: 0 to T-1.
             visible_TxT: bool, which decoder inputs each of them sees; None: itself and the earlier
                 ones.
-            past: Each layer's keys and values of self-attention [1, H, P, K] that stand before
+            past: each layer's keys and values of self-attention [1, H, P, K] that stand before
                 every row's decoder inputs, which all see them.
-            dropout: Dropout, or None.
+            dropout: dropout, or None.
 
         Returns:
             Hidden states [B, T, D] after the final norm.
@@ -467,14 +368,14 @@ class T5(nnx.Module):
         """One step of decoding: a few tokens a row, after all that is in the cache.
 
         Args:
-            x_BxLxD: The embedded tokens.
-            layers: The cache: each layer's keys and values of self-attention in R columns,
+            x_BxLxD: the embedded tokens.
+            layers: the cache: each layer's keys and values of self-attention in R columns,
                 [B, H, R, K].
             column: int32 scalar: these tokens' keys and values go to L columns from this one on.
-            cross: What `cross` returned.
-            mask_BxS: The inputs' mask.
-            positions_L: The tokens' positions, int32, the same in every row.
-            positions_R: The columns' positions.
+            cross: what `cross` returned.
+            mask_BxS: the inputs' mask.
+            positions_L: the tokens' positions, int32, the same in every row.
+            positions_R: the columns' positions.
             visible_BxLxR: bool, which columns each token sees.
 
         Returns:

@@ -16,7 +16,7 @@ class SafetensorsSource:
     """A `.safetensors` file.
 
     Attributes:
-        path: The file.
+        path: the file.
     """
 
     def __init__(self, path: Path):
@@ -53,7 +53,7 @@ class TorchSource:
     """A torch `.bin` file, opened with `weights_only=True`, so nothing in it is executed.
 
     Attributes:
-        path: The file.
+        path: the file.
     """
 
     def __init__(self, path: Path):
@@ -102,7 +102,7 @@ class ShardedSource:
     """Several files under one index, as transformers writes large models.
 
     Attributes:
-        path: The index file.
+        path: the index file.
     """
 
     def __init__(self, path: Path, open_shard: Callable[[Path], Any]):

@@ -1,15 +1,16 @@
 """The largest batch that fits, and what makes a step fit: found by compiling."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from softprompt_jax.errors import UserError
+from softprompt_jax.models.blocks import Remat
 from softprompt_jax.planning.compiling import Footprint, Subject, measure_memory, memory_limit
 from softprompt_jax.training.setup import resolve_remat
 
 # The TPU's compiler keeps some memory to itself: 0.25 of 16 GiB on a v5e.
 _USABLE = 0.984
-_REMATS = ("none", "attention", "dots", "full")
+_REMATS = get_args(Remat)
 
 Say = Callable[[str], None]
 
@@ -69,7 +70,7 @@ def largest_batch(
         if not lowest <= guess <= highest:
             guess = lowest if guess < lowest else highest
         say(f"--train.batch_size {guess}")
-        measured[guess] = measure_memory(subject.changed(train__batch_size=guess))[0]
+        measured[guess] = measure_memory(subject.changed({"train.batch_size": guess}))[0]
     return BatchSize(
         max((b for b, x in measured.items() if x.fits), default=None),
         min((b for b, x in measured.items() if not x.fits), default=None),
@@ -120,15 +121,15 @@ def try_changes(subject: Subject, footprint: Footprint, say: Say) -> list[Change
 
 
 def _try(subject: Subject, change: dict[str, object], say: Say) -> Change:
-    options = " ".join(f"--{name.replace('__', '.')} {value}" for name, value in change.items())
+    options = " ".join(f"--{name} {value}" for name, value in change.items())
     say(options)
-    return Change(options, measure_memory(subject.changed(**change))[0])
+    return Change(options, measure_memory(subject.changed(change))[0])
 
 
 def _remats(subject: Subject) -> Iterator[dict[str, object]]:
     current = resolve_remat(subject.config, subject.devices[0].platform)
     for remat in _REMATS[_REMATS.index(current) + 1 :]:
-        yield {"train__remat": remat}
+        yield {"train.remat": remat}
 
 
 def _accumulations(subject: Subject) -> Iterator[dict[str, object]]:
@@ -137,16 +138,16 @@ def _accumulations(subject: Subject) -> Iterator[dict[str, object]]:
     accumulation = 2 * options.accumulation
     while accumulation <= rows:
         if rows % accumulation == 0:
-            yield {"train__accumulation": accumulation}
+            yield {"train.accumulation": accumulation}
         accumulation *= 2
 
 
 def _layouts(subject: Subject) -> Iterator[dict[str, object]]:
     if len(subject.devices) == 1 or subject.layout.axis is None:
         return
-    change: dict[str, object] = {"parallel__layout": "mesh"}
+    change: dict[str, object] = {"parallel.layout": "mesh"}
     try:
-        _ = subject.changed(**change).layout
+        _ = subject.changed(change).layout
     except UserError:  # axes that the config gives do not go with it
         return
     yield change
@@ -154,8 +155,8 @@ def _layouts(subject: Subject) -> Iterator[dict[str, object]]:
 
 def _combinations(subject: Subject) -> Iterator[dict[str, object]]:
     layout = next(_layouts(subject), {})
-    full: dict[str, object] = {**layout, "train__remat": "full"}
+    full: dict[str, object] = {**layout, "train.remat": "full"}
     if layout:
         yield full
-    for accumulation in _accumulations(subject.changed(**layout)):
+    for accumulation in _accumulations(subject.changed(layout)):
         yield {**full, **accumulation}

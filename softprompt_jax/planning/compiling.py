@@ -5,7 +5,7 @@ import functools
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,10 +14,11 @@ from flax import nnx
 
 from softprompt_jax.config import RunConfig
 from softprompt_jax.data.buckets import Shape
+from softprompt_jax.models.blocks import unroll_attention
 from softprompt_jax.models.families import ModelConfig, build_module
 from softprompt_jax.models.llama import LlamaConfig
 from softprompt_jax.models.stacking import stack_blocks
-from softprompt_jax.models.t5 import T5Config
+from softprompt_jax.models.t5_config import T5Config
 from softprompt_jax.prompts import PromptedModel
 from softprompt_jax.training.chips import chip_of
 from softprompt_jax.training.parallel import Device, Layout, MeshLayout
@@ -49,14 +50,9 @@ class Subject:
     shape: Shape
     devices: tuple[Device, ...]
 
-    def changed(self, **changes: Any) -> "Subject":
-        """With other options of `train` or `parallel`, by dotted name with "__" for the dot."""
-        config = self.config
-        for name, value in changes.items():
-            group, _, option = name.partition("__")
-            part = dataclasses.replace(getattr(config, group), **{option: value})
-            config = dataclasses.replace(config, **{group: part})
-        return dataclasses.replace(self, config=config)
+    def changed(self, changes: Mapping[str, Any]) -> "Subject":
+        """With some of the config's options replaced, by dotted name."""
+        return dataclasses.replace(self, config=self.config.replaced(changes))
 
     @functools.cached_property
     def layout(self) -> Layout:
@@ -122,7 +118,7 @@ def lower_step(subject: Subject, *, loops: bool = True) -> tuple[Any, _Arguments
     layout = subject.layout
     prompted = _abstract_model(subject, layout)
     if not loops:
-        _unroll_attention(prompted.model)
+        unroll_attention(prompted.model)
     parts = take_apart(subject.config, prompted, layout)
     state = jax.eval_shape(lambda: init_state(parts.trainable, parts.optimizer, 0))
     frozen = parts.frozen
@@ -132,13 +128,6 @@ def lower_step(subject: Subject, *, loops: bool = True) -> tuple[Any, _Arguments
         frozen = jax.tree.map(_placed, frozen, layout.frozen_shardings(frozen))
     arguments = _Arguments(state, frozen, _abstract_rows(subject, layout))
     return step.lower(*arguments), arguments
-
-
-def _unroll_attention(module: Any) -> None:
-    parts: Any = nnx.iter_modules(module)
-    for _, part in parts:
-        if getattr(part, "method", None) == "by_row":
-            part.method = "recompute"
 
 
 def _abstract_model(subject: Subject, layout: Layout) -> PromptedModel:
@@ -251,10 +240,12 @@ def measure_work(subject: Subject) -> Work | None:
     options = subject.config.train
     platform = subject.devices[0].platform
     one = subject.changed(
-        train__remat=resolve_remat(subject.config, platform),
-        train__scan_layers=False,
-        train__accumulation=1,
-        train__batch_size=options.batch_size // options.accumulation,
+        {
+            "train.remat": resolve_remat(subject.config, platform),
+            "train.scan_layers": False,
+            "train.accumulation": 1,
+            "train.batch_size": options.batch_size // options.accumulation,
+        }
     )
     shallow, deeper = depths(subject.model)
     try:

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import os
 import secrets
-import time
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,16 +18,16 @@ from typing import Any
 import numpy as np
 
 from softprompt_jax.data.cache import cache_key, tokenizer_fingerprint
+from softprompt_jax.data.token_files import parts_of, remove_unfinished, write_tokens
+from softprompt_jax.data.tokenization import encode_texts
 from softprompt_jax.errors import UserError
 from softprompt_jax.pretraining.config import CorpusOptions
 from softprompt_jax.tasks.tfds_source import TfdsSource
 
-# A file is: the magic line (24 bytes); the ids; the number of bytes an id has (8 bytes); the
-# SHA-256 of all before it. Numbers are little-endian.
+# After the magic line (24 bytes): the ids; the number of bytes an id has (8 bytes). Numbers are
+# little-endian.
 _MAGIC = b"softprompt-jax corpus 1\n"
 _TRAILER_BYTES = 8
-_DIGEST_BYTES = 32
-_STALE_SECONDS = 24 * 3600
 
 # Text that is tokenised at a time: the tokenizer takes some hundred bytes a token on the way.
 _CHUNK_CHARACTERS = 2**20
@@ -83,7 +82,7 @@ def read_corpus(
     dtype = np.dtype("<u2" if len(tokenizer) <= 2**16 else "<i4")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_unfinished(folder)
+        remove_unfinished(folder, ".*.corpus*.tmp")
         part = f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}"
         in_order, shuffled = folder / f"{part}.order.tmp", folder / f"{part}.tmp"
         try:
@@ -93,7 +92,8 @@ def read_corpus(
                 raise UserError(
                     f"There is no text in {_names(options, split)}; name another source."
                 )
-            _write_shuffled(shuffled, np.memmap(in_order, dtype, mode="r"), offsets)
+            in_file = np.memmap(in_order, dtype, mode="r")
+            write_tokens(shuffled, _MAGIC, _shuffled(in_file, offsets))
             os.replace(shuffled, path)
         finally:
             in_order.unlink(missing_ok=True)
@@ -172,7 +172,7 @@ def _tokenize(
     """Ids, many documents at a time, and where documents end, counted from the first id of all."""
     total = 0
     for batch in _batched(lines):
-        rows = iter(_ids([line for line in batch if line is not None], tokenizer))
+        rows = iter(encode_texts([line for line in batch if line is not None], tokenizer))
         ids, ends = [], []
         for line in batch:
             if line is None:
@@ -196,20 +196,6 @@ def _batched(lines: Iterable[str | None]) -> Iterator[list[str | None]]:
         yield batch
 
 
-def _ids(lines: list[str], tokenizer: Any) -> list[list[int]]:
-    if not lines:
-        return []
-    return tokenizer(
-        lines,
-        add_special_tokens=False,
-        padding=False,
-        truncation=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,  # no remark on texts longer than the model's window
-    )["input_ids"]
-
-
 def _write_in_order(
     path: Path, parts: Iterable[tuple[list[int], list[int]]], dtype: np.dtype
 ) -> np.ndarray:
@@ -222,21 +208,10 @@ def _write_in_order(
     return np.array(offsets)
 
 
-def _write_shuffled(path: Path, tokens: np.ndarray, offsets: np.ndarray) -> None:
-    digest = hashlib.sha256()
-    with path.open("xb") as file:
-
-        def write(data: bytes) -> None:
-            digest.update(data)
-            file.write(data)
-
-        write(_MAGIC)
-        for document in np.random.default_rng(0).permutation(len(offsets) - 1):
-            write(tokens[offsets[document] : offsets[document + 1]].tobytes())
-        write(tokens.itemsize.to_bytes(_TRAILER_BYTES, "little"))
-        file.write(digest.digest())
-        file.flush()
-        os.fsync(file.fileno())
+def _shuffled(tokens: np.ndarray, offsets: np.ndarray) -> Iterator[bytes]:
+    for document in np.random.default_rng(0).permutation(len(offsets) - 1):
+        yield tokens[offsets[document] : offsets[document + 1]].tobytes()
+    yield tokens.itemsize.to_bytes(_TRAILER_BYTES, "little")
 
 
 def _load(path: Path) -> np.ndarray | None:
@@ -249,20 +224,8 @@ def _load(path: Path) -> np.ndarray | None:
         raise UserError(
             f"The kept tokens {path} cannot be read ({error.strerror}); remove them."
         ) from None
-    body, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
-    if (
-        len(body) < len(_MAGIC) + _TRAILER_BYTES
-        or body[: len(_MAGIC)].tobytes() != _MAGIC
-        or hashlib.sha256(body.data).digest() != digest.tobytes()
-    ):
+    body = parts_of(content, _MAGIC)
+    if body is None:
         return None
     itemsize = int.from_bytes(body[-_TRAILER_BYTES:].tobytes(), "little")
-    return body[len(_MAGIC) : -_TRAILER_BYTES].view("<u2" if itemsize == 2 else "<i4")
-
-
-def _remove_unfinished(folder: Path) -> None:
-    """Removes what processes that died while writing have left; others may be writing now."""
-    for path in folder.glob(".*.corpus*.tmp"):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
-                path.unlink()
+    return body[:-_TRAILER_BYTES].view("<u2" if itemsize == 2 else "<i4")

@@ -224,9 +224,4 @@ def validation_rows(tokens: np.ndarray, objective: Objective, rows: int) -> Toke
     ]
     inputs = [part["inputs"][part["input_mask"]] for part in parts]
     targets = [part["targets"][part["target_mask"]] for part in parts]
-    return TokenizedExamples(
-        np.concatenate(inputs),
-        np.cumsum([0, *map(len, inputs)]),
-        np.concatenate(targets),
-        np.cumsum([0, *map(len, targets)]),
-    )
+    return TokenizedExamples.from_rows(inputs, targets)

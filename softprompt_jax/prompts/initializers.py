@@ -5,13 +5,14 @@ Every initialiser returns float32 `[length, d_model]`, whatever the model's dtyp
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from softprompt_jax.data.tokenization import encode_targets
+from softprompt_jax.data.tokenization import encode_targets, encode_texts
 from softprompt_jax.errors import UserError
 from softprompt_jax.models.language_model import LanguageModel
 
@@ -95,10 +96,7 @@ def class_labels(
         UserError: there are no labels, or more than positions, or one has no tokens.
     """
     check_labels(length, labels)
-    pieces = encode_targets(labels, model.tokenizer, model.config)
-    for label, ids in zip(labels, pieces, strict=True):
-        if not ids:
-            raise UserError(f"The label {label!r} has no tokens to start from; give it a text.")
+    pieces = label_pieces(labels, model.tokenizer, model.config)
     rows = [jnp.mean(embed(model, ids), axis=0) for ids in pieces]
     rest = sampled_vocab(model, length - len(rows), key, vocab) if length > len(rows) else None
     stacked = jnp.stack(rows)
@@ -122,16 +120,43 @@ def check_labels(length: int, labels: Sequence[str]) -> None:
         )
 
 
+def label_pieces(labels: Sequence[str], tokenizer: Any, config: Any) -> list[list[int]]:
+    """The ids of each label.
+
+    Args:
+        labels: of a task.
+        tokenizer: of the model.
+        config: of the model.
+
+    Raises:
+        UserError: one has no tokens.
+    """
+    pieces = encode_targets(labels, tokenizer, config)
+    for label, ids in zip(labels, pieces, strict=True):
+        if not ids:
+            raise UserError(f"The label {label!r} has no tokens; give it a text.")
+    return pieces
+
+
 def text(model: LanguageModel, length: int, content: str) -> Vectors:
     """Embeddings of a text's tokens without special tokens, tiled or cut to the length.
 
     Raises:
         UserError: the text has no tokens.
     """
-    ids = model.tokenizer(content, add_special_tokens=False)["input_ids"]
+    return embed(model, text_ids(content, length, model.tokenizer))
+
+
+def text_ids(content: str, length: int, tokenizer: Any) -> Int[np.ndarray, " length"]:
+    """The tokens of a text without special tokens, repeated or cut to a length, int32.
+
+    Raises:
+        UserError: the text has no tokens.
+    """
+    ids = encode_texts([content], tokenizer)[0]
     if not ids:
-        raise UserError("The text to start the prompt from is empty; give --prompt.text a text.")
-    return embed(model, np.resize(np.asarray(ids, np.int32), length))
+        raise UserError(f"The text {content!r} has no tokens; give one with words in it.")
+    return np.resize(np.asarray(ids, np.int32), length)
 
 
 def embed(model: LanguageModel, ids) -> Float[Array, "length d_model"]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from softprompt_jax.models.families import parameter_count
 from softprompt_jax.models.known_shapes import model_config
-from softprompt_jax.models.t5 import T5Config
+from softprompt_jax.models.t5_config import T5Config
 from softprompt_jax.reproduction.experiment import Context, Experiment
 from softprompt_jax.reproduction.figures import MARKERS, Told, plain_numbers, size_axis
 from softprompt_jax.reproduction.published import MODEL_TUNING

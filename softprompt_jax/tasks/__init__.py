@@ -6,10 +6,10 @@ from softprompt_jax.tasks import language_modelling as _language_modelling  # no
 from softprompt_jax.tasks import movie_reviews as _movie_reviews  # noqa: F401
 from softprompt_jax.tasks import question_answering as _question_answering  # noqa: F401
 from softprompt_jax.tasks import sms_spam as _sms_spam  # noqa: F401
+from softprompt_jax.tasks import superglue as _superglue  # noqa: F401
 from softprompt_jax.tasks import topics as _topics  # noqa: F401
 from softprompt_jax.tasks.files import file_task
 from softprompt_jax.tasks.metrics import METRICS, Reference, get_metric
-from softprompt_jax.tasks.superglue import super_glue_average
 from softprompt_jax.tasks.task import SPLITS, Example, Task, get_task, register_task, task_names
 from softprompt_jax.tasks.transfer import rename_labels
 
@@ -24,6 +24,5 @@ __all__ = [
     "get_task",
     "register_task",
     "rename_labels",
-    "super_glue_average",
     "task_names",
 ]

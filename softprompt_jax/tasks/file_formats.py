@@ -29,7 +29,7 @@ def read_rows(
 
     Args:
         path: .jsonl, .csv, .tsv, .parquet or .txt file.
-        columns: columns that each row must have, with text or a number in them.
+        columns: columns that each row must have, with text, a number, true or false in them.
         list_column: the one of them that may also hold a list of such values.
 
     Yields:
@@ -60,8 +60,8 @@ def _check_cell(where: str, row: Row, column: str, may_be_list: bool) -> None:
     value = row[column]
     values = value if may_be_list and isinstance(value, list) and value else [value]
     for each in values:
-        if not isinstance(each, str | int | float):
-            asked = "text, a number or a list of those" if may_be_list else "text or a number"
+        if not isinstance(each, str | int | float):  # a bool is an int
+            asked = "text, a number, true or false" + ", or a list of those" * may_be_list
             shown = json.dumps(value, default=repr)[:40]
             raise UserError(f"{where} has {shown} in column {column!r}; it must be {asked}.")
         # JSON can spell half of a character, "\\ud83d", which no tokenizer takes.

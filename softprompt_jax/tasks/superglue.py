@@ -10,7 +10,7 @@ References:
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from softprompt_jax.errors import UserError
 from softprompt_jax.tasks.glue import ENTAILMENT, UNLABELLED, Pairs, classification_pairs
@@ -135,40 +135,6 @@ def pronoun_resolution_pairs(example: Example) -> list[tuple[str, str]]:
     pronoun = re.escape(example["pronoun"])
     text = re.sub(rf" ({pronoun})([ .,])", r" *\1*\2", example["sentence"], count=1)
     return [(text, example["candidates"][example["label"]])]
-
-
-def super_glue_average(metrics: Mapping[str, Mapping[str, float]]) -> float:
-    """The SuperGLUE score: the mean over the eight tasks of the mean of each task's metrics.
-
-    Args:
-        metrics: from the task's name ("super_glue/boolq") to what `Task.evaluate` gives for it;
-            other tasks and other metrics may be there too.
-
-    Returns:
-        A score in the unit of the metrics, [0, 1] for those of `Task.evaluate`.
-
-    Raises:
-        UserError: a task or one of its metrics is missing.
-
-    References:
-        SuperGLUE (Wang et al. 2019), section 3; Lester et al. 2021, section 3.
-    """
-    given = {name.removesuffix(".fixed"): values for name, values in metrics.items()}
-    missing = [
-        f"{metric} of super_glue/{task}"
-        for task, names in AVERAGED_METRICS.items()
-        for metric in names
-        if metric not in given.get(f"super_glue/{task}", {})
-    ]
-    if missing:
-        raise UserError(
-            f"The SuperGLUE average lacks {', '.join(missing)}; evaluate all eight tasks first."
-        )
-    scores = [
-        sum(given[f"super_glue/{task}"][metric] for metric in names) / len(names)
-        for task, names in AVERAGED_METRICS.items()
-    ]
-    return sum(scores) / len(scores)
 
 
 def _register(

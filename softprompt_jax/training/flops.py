@@ -6,7 +6,7 @@ from softprompt_jax.data.buckets import Shape
 from softprompt_jax.models.families import ModelConfig
 from softprompt_jax.models.gpt2 import GPT2Config
 from softprompt_jax.models.llama import LlamaConfig
-from softprompt_jax.models.t5 import T5Config
+from softprompt_jax.models.t5_config import T5Config
 
 
 class _Width(NamedTuple):

@@ -10,6 +10,7 @@ from softprompt_jax.analysis.vocabulary import Vocabulary
 from softprompt_jax.errors import UserError
 from softprompt_jax.models import load_model
 from softprompt_jax.prompts import SoftPrompt
+from softprompt_jax.prompts.initializers import label_pieces
 
 LABELS = ("positive", "the sky")  # one token, and two
 
@@ -25,7 +26,7 @@ def words(model):
 
 
 def test_vectors_are_those_of_the_start(model, words):
-    pieces = labels.label_pieces(LABELS, words.tokenizer, words.config)
+    pieces = label_pieces(LABELS, words.tokenizer, words.config)
     vectors = labels.label_vectors(pieces, words)
     start = SoftPrompt.create(model, 2, "class_labels", labels=LABELS)
     np.testing.assert_allclose(vectors, start.vectors, rtol=1e-6)
@@ -35,7 +36,7 @@ def test_vectors_are_those_of_the_start(model, words):
 
 def test_places_against_sorting(words):
     vectors = np.random.default_rng(0).normal(size=(6, 32)).astype(np.float32)
-    pieces = labels.label_pieces(LABELS, words.tokenizer, words.config)
+    pieces = label_pieces(LABELS, words.tokenizer, words.config)
     starts = labels.label_vectors(pieces, words)
     places = labels.ranks(vectors, starts, words)
     table = words.rows(words.ids)
@@ -85,7 +86,7 @@ def test_a_label_that_wandered(model, words):
     assert (summary["near_own"], summary["near_any"], summary["near_several"]) == (1, 2, 1)
 
 
-@pytest.mark.parametrize(("given", "message"), [((), "no labels"), (("",), "has no tokens")])
-def test_no_labels(words, given, message):
-    with pytest.raises(UserError, match=message):
-        labels.label_pieces(given, words.tokenizer, words.config)
+def test_a_label_without_tokens(words):
+    prompt = SoftPrompt(np.zeros((2, 32), np.float32))
+    with pytest.raises(UserError, match="The label '' has no tokens"):
+        labels.describe({"p": prompt}, {"p": ("positive", "")}, words)

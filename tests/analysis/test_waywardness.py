@@ -144,7 +144,7 @@ def test_beside_a_text(case):
     assert told["text"]["loss"] == pytest.approx(loss_of(case, np.asarray(start.vectors)), rel=1e-5)
     assert "positions whose nearest token is the text's: 3 of 4" in reports.as_text(report)
     with pytest.raises(UserError, match="has no tokens"):
-        waywardness.text_ids("", 3, case.model.tokenizer)
+        waywardness.describe({"p": start}, case.words, case.judge, "sentiment", case.split, text="")
 
 
 @pytest.mark.slow

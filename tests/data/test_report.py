@@ -24,6 +24,10 @@ def rows_of(inputs):
     return TokenizedExamples.from_rows(inputs, [[1]] * len(inputs))
 
 
+def in_both(a, b):
+    return duplicates({"a": a, "b": b})["a", "b"]
+
+
 def count_duplicates(a, b):
     known = [tuple(row) for row in a]
     return sum(tuple(row) in known for row in b)
@@ -42,7 +46,7 @@ def test_duplicates_as_by_brute_force():
             for _ in range(2)
         )
         expected = count_duplicates(a, b)
-        assert duplicates(rows_of(a), rows_of(b)) == expected
+        assert in_both(rows_of(a), rows_of(b)) == expected
         found.append((expected, len(b)))
     assert any(0 < some < rows for some, rows in found)
 
@@ -50,14 +54,15 @@ def test_duplicates_as_by_brute_force():
 def test_duplicates_differ_in_any_token():
     a = rows_of([[5, 6, 7]])
     for other in ([5, 7, 6], [5, 6], [5, 6, 7, 0], [0, 5, 6, 7], [5, 6, 8], [6, 7], [18]):
-        assert duplicates(a, rows_of([other])) == 0
-        assert duplicates(rows_of([other]), a) == 0
+        assert in_both(a, rows_of([other])) == 0
+        assert in_both(rows_of([other]), a) == 0
     # Every one of b's rows counts; the targets do not matter.
     b = TokenizedExamples.from_rows([[5, 6, 7], [9], [5, 6, 7]], [[1], [1], [2, 3]])
-    assert duplicates(a, b) == 2
-    assert duplicates(b, a) == 1
-    assert duplicates(a, b.first(2)) == 1
-    assert duplicates(b.first(1), b) == 2
+    assert in_both(a, b) == 2
+    assert in_both(b, a) == 1
+    assert in_both(a, b.first(2)) == 1
+    assert in_both(b.first(1), b) == 2
+    assert duplicates({"a": a, "b": b, "c": b}) == {("a", "b"): 2, ("a", "c"): 2, ("b", "c"): 3}
 
 
 def test_a_million_rows_in_seconds(make_examples):
@@ -66,8 +71,8 @@ def test_a_million_rows_in_seconds(make_examples):
     train = make_examples(lengths, np.full(1_000_000, 2))
     began = time.monotonic()
     # Different rows, which could only be taken for each other by their hashes.
-    assert duplicates(train, make_examples(lengths[:1000], np.full(1000, 2), seed=5)) == 0
-    assert duplicates(train, train.first(1000)) == 1000
+    assert in_both(train, make_examples(lengths[:1000], np.full(1000, 2), seed=5)) == 0
+    assert in_both(train, train.first(1000)) == 1000
     described = describe_split(train)
     assert time.monotonic() - began < 20  # some 2 s
     assert described.input_lengths == (4, np.sort(lengths)[499_999], *described.input_lengths[2:])

@@ -18,8 +18,9 @@ from softprompt_jax.models.gpt2 import GPT2Config
 from softprompt_jax.models.layers import Dropout
 from softprompt_jax.models.llama import LlamaConfig
 from softprompt_jax.models.parameter_tables import TABLES, find_rule
+from softprompt_jax.models.relative_positions import relative_buckets
 from softprompt_jax.models.rotary import Rotary
-from softprompt_jax.models.t5 import T5Config, relative_buckets
+from softprompt_jax.models.t5_config import T5Config
 
 CAUSAL = {"gpt2": GPT2, "smollm": CAUSAL_VARIANTS["smollm"], "mistral": MISTRAL, "qwen3": QWEN3}
 ALL = CAUSAL | {"t5 1.0": T5, "t5 1.1": T5_VARIANTS["v1.1"]}
@@ -250,7 +251,7 @@ def test_t5_fields():
 
 def test_llama_fields():
     config = LlamaConfig.from_hf(QWEN2 | {"eos_token_id": [5, 6], "pad_token_id": None})
-    assert (config.eos_ids, config.pad_id, config.bos_id) == ((5, 6), 5, None)
+    assert (config.eos_ids, config.pad_id) == ((5, 6), 5)
     assert (config.qkv_bias, config.o_bias, config.tied) == (True, False, True)
     assert LlamaConfig.from_hf(QWEN2).windows == (None, None)
     windows = {"use_sliding_window": True, "sliding_window": 7}

@@ -117,11 +117,3 @@ def test_what_the_compiler_says_is_missing_is_read():
     assert compiling._needed(early, arguments) == 17.5 * 2**30
     assert compiling._needed(late, arguments) == 20.25 * 2**30
     assert compiling._needed("something else", arguments) is None
-
-
-def test_the_config_is_changed_by_name(tmp_path):
-    planned = subject(tmp_path)
-    changed = planned.changed(train__remat="full", parallel__layout="mesh")
-    assert changed.config.train == dataclasses.replace(planned.config.train, remat="full")
-    assert changed.config.parallel.layout == "mesh"
-    assert planned.config.parallel.layout == "auto"

@@ -269,7 +269,7 @@ def test_text_is_tiled_and_cut(loaded, folders, family):
 
 @pytest.mark.parametrize("content", [None, ""])
 def test_no_text(loaded, content):
-    with pytest.raises(UserError, match="is empty"):
+    with pytest.raises(UserError, match="has no tokens"):
         SoftPrompt.create(loaded["t5"], 4, "text", text=content)
 
 

@@ -205,7 +205,7 @@ def test_listed_answers(tmp_path, kind):
     pairs = [task.text_pairs(row, False)[0] for row in rows(task)]
     assert pairs == [("q", "Rome"), ("q", "a"), ("q", "c"), ("q", "7")]
     # An input that shows the target's column cannot show a list.
-    with pytest.raises(UserError, match=r"has \[\"Rome\"\] in column 'target'; it must be text or"):
+    with pytest.raises(UserError, match=r"has \[\"Rome\"\] in column 'target'; it must be text,"):
         load(path, input_template="{target}", evaluation="generate")
 
 

@@ -9,7 +9,7 @@ from softprompt_jax.models.families import build_module
 from softprompt_jax.models.gpt2 import GPT2Config
 from softprompt_jax.models.llama import LlamaConfig
 from softprompt_jax.models.rotary import Rotary
-from softprompt_jax.models.t5 import T5Config
+from softprompt_jax.models.t5_config import T5Config
 from softprompt_jax.prompts import PromptedModel
 from softprompt_jax.training import partition
 from softprompt_jax.training.flops import step_flops
