@@ -1,5 +1,6 @@
 """Whole runs in this process: what they leave behind, and how they end."""
 
+import dataclasses
 import json
 import shutil
 
@@ -183,7 +184,7 @@ def test_a_task_without_validation_split_is_refused(config, monkeypatch, folder)
     from softprompt_jax.training import tuning
 
     (task,) = tuning.tasks_from_options(config.task)
-    without = changed(task, splits=("train", "test"))
+    without = dataclasses.replace(task, splits=("train", "test"))
     monkeypatch.setattr(tuning, "tasks_from_options", lambda _: [without])
     with pytest.raises(UserError, match="has no 'validation' split"):
         train(changed(config, workdir=str(folder / "no-validation")))
