@@ -17,10 +17,11 @@ inputs have 512 tokens, targets 8, or 32 where they are free text. It takes the 
 
 In bfloat16 the weights take 0.15, 0.5, 1.6, 5.7 and 22 GB, small to xxl. The layout is `auto`: pmap
 where a chip holds them with room to spare, else a mesh over all chips; so xxl takes at least two
-chips of 16 GB. From large on nearly all is computed anew in the backward pass (remat full), so that
-a chip of 16 GB holds the step; `python -m softprompt_jax.plan` with the same --config and, say,
-`--topology v5e:2x4` tells what else fits. The paper had 4 chips of TPU v2 for small and base, 16 of
-v3 for the others.
+chips of 16 GB. From large on nearly all is computed anew in the backward pass (remat full): so a
+chip of 16 GB holds prompt tuning's step up to xl, and eight that of xxl (the README's table of
+`plan`). Where a step does not fit, `python -m softprompt_jax.plan` with the same --config and, say,
+`--topology v5e:2x4` tells which change makes it fit. The paper had 4 chips of TPU v2 for small and
+base, 16 of v3 for the others.
 
 None of this was run: neither the models nor the data were at hand, so no score stands here.
 """

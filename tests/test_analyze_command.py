@@ -181,7 +181,7 @@ MISTAKES = {
     ),
     "empty_text": (
         ["waywardness", "--prompts", "run/best", "--text", "", *TASK],
-        "The text '' has no tokens",
+        "The text '' has no tokens; give one with words in it",
     ),
     "one_prompt": (["similarity", "--prompts", "run/best"], "give at least two"),
     "no_prompts_at_all": (["similarity"], "--prompts --folder"),

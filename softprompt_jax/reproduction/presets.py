@@ -146,7 +146,7 @@ PAPER = Preset(
         for label, changes in (
             ("Small", {}),
             ("Base", {}),
-            # So that a chip of 16 GB holds a batch of 32 (XXL: eight chips), as `plan` counts.
+            # So a chip of 16 GB holds prompt tuning's batch of 32 (XXL: eight), as `plan` counts.
             ("Large", {"train.remat": "full"}),
             ("XL", {"train.remat": "full"}),
             ("XXL", {"train.remat": "full"}),
