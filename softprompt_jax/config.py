@@ -165,6 +165,9 @@ class TrainOptions:
     scan_layers: bool | None = None
     """Compile one layer and loop over it; None: with remat dots or full, where that is what saves
     memory."""
+    loss: Literal["tokens", "labels"] = "tokens"
+    """Cross-entropy of target tokens over the vocabulary, the paper's; or among the task's labels,
+    each scored as a whole, as evaluation does: for a model too small to say them of itself."""
     z_loss: float = 0.0
     """Weight of the squared log-partition function in the loss; the released code has 1e-4."""
     max_shapes: int = 6

@@ -82,10 +82,26 @@ def check(config: BaseConfig) -> None:
             raise UserError(
                 f"--train.freeze has the bad regular expression {pattern!r} ({error}); mend it."
             ) from None
+    if config.train.loss == "labels":
+        _check_label_loss(config)
     if isinstance(config, RunConfig):
         _check_prompt(config)
         _check_parameterization(config)
         _check_mixture(config.task)
+
+
+def _check_label_loss(config: BaseConfig) -> None:
+    if not isinstance(config, RunConfig):
+        raise UserError("Plain text has no labels; leave out --train.loss labels.")
+    for name, is_given in (
+        ("model.dropout_rate", config.model.dropout_rate > 0),
+        ("train.z_loss", config.train.z_loss > 0),
+        ("prompt.teachers", bool(config.prompt.teachers)),
+    ):
+        if is_given:
+            raise UserError(
+                f"--{name} is of the loss over the vocabulary; leave it or --train.loss labels out."
+            )
 
 
 def _check_prompt(config: RunConfig) -> None:

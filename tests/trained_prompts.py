@@ -32,10 +32,10 @@ def prompted_of(folder, config, family="llama"):
     return PromptedModel(plain.model, parameterized(config, plain.vectors, 2, plain.model))
 
 
-def prepared_of(folder, kind, layout, family="llama", wayward=None, distillation=None, **changes):
+def prepared_of(folder, kind, layout, family="llama", objectives=None, **changes):
     config = config_of(folder, kind, family, **changes)
     prompted = prompted_of(folder, config, family)
-    return place(config, prompted, layout, wayward, distillation)
+    return place(config, prompted, layout, objectives)
 
 
 def batch_of(step=0):

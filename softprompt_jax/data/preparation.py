@@ -61,7 +61,7 @@ def prepare_data(
 
     Raises:
         UserError: a split is missing or has a row that cannot be used, or labels look the same to
-            the model.
+            the model, or a loss among labels has rows of other targets.
     """
     for task in tasks:
         for name in ("train", "validation"):
@@ -79,6 +79,8 @@ def prepare_data(
         return read_split(config.task, task, name, tokenizer, model_config, cache)
 
     splits = [{name: read(task, name) for name in task.splits} for task in tasks]
+    if config.train.loss == "labels":
+        _check_targets(tasks, splits)
     # The split that benchmarks of transfer report; "test" rarely has labels.
     others = [read(task, task.splits[-1]) for task in transfer]
     train = [each["train"].examples for each in splits]
@@ -107,6 +109,17 @@ def prepare_data(
             min(EVALUATION_SHAPES, options.max_shapes),
         ),
     )
+
+
+def _check_targets(tasks: Sequence[Task], splits: Sequence[dict[str, Split]]) -> None:
+    """Finds training rows that a loss among labels would pass over."""
+    for task, each in zip(tasks, splits, strict=True):
+        others = len(each["train"].examples) - sum(each["train"].label_counts.values())
+        if others:
+            raise UserError(
+                f"Task {task.name} has {others} training rows whose target is none of its labels; "
+                "mend them or leave out --train.loss labels."
+            )
 
 
 def _evaluated_targets(task: Task, split: Split) -> np.ndarray:

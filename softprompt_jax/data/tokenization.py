@@ -323,6 +323,11 @@ def encode_choices(choices: Sequence[str], tokenizer: Any, config: TokenConfig) 
     return rows
 
 
+def encode_labels(labels: Sequence[str], tokenizer: Any, config: TokenConfig) -> list[list[int]]:
+    """The ids of labels as training targets have them, end of sequence included."""
+    return [[*ids, _eos(config)] for ids in encode_targets(labels, tokenizer, config)]
+
+
 def pad_rows(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
     """Rows of ids as int32 ids and bool mask, both `[rows, longest]`, padded on the right."""
     ids = np.zeros((len(rows), max(map(len, rows))), np.int32)

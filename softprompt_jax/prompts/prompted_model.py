@@ -51,10 +51,14 @@ class PromptedModel(nnx.Module):
         Only these positions reach the vocabulary projection, the largest matrix of small models.
         Of several tasks' prompts each row has that of its `prompt_ids`.
         """
+        return target_logits(self.model, batch, self.prompt_of(batch, dropout), dropout)
+
+    def prompt_of(self, batch: Batch, dropout: Dropout | None = None) -> "AnyPrompt":
+        """`served`; of several tasks' prompts, that of each row's `prompt_ids`."""
         prompt = self.served
         if prompt is not None and not isinstance(prompt, tuple) and prompt.ndim == 3:
-            prompt = row_prompts(self.model, prompt, batch["prompt_ids"], dropout)
-        return target_logits(self.model, batch, prompt, dropout)
+            return row_prompts(self.model, prompt, batch["prompt_ids"], dropout)
+        return prompt
 
     @property
     def vectors(self) -> Float[Array, "*tasks length d_model"] | None:

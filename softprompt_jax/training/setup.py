@@ -25,19 +25,14 @@ from softprompt_jax.prompts.reparameterizations import reparameterize
 from softprompt_jax.prompts.soft_prompt import load_vectors
 from softprompt_jax.tasks import Task, get_task
 from softprompt_jax.training import partition
+from softprompt_jax.training.objectives import Distillation, Objectives, Wayward, label_sets
 from softprompt_jax.training.optimizers import (
     NETWORK_LEARNING_RATE,
     PREFIX_LEARNING_RATE,
     make_optimizer,
 )
 from softprompt_jax.training.parallel import Device, Layout, choose_layout
-from softprompt_jax.training.step import (
-    Distillation,
-    TrainState,
-    Wayward,
-    init_state,
-    make_train_step,
-)
+from softprompt_jax.training.step import TrainState, init_state, make_train_step
 
 
 def tasks_from_options(options: TaskOptions) -> list[Task]:
@@ -99,6 +94,16 @@ def check_prompt(config: RunConfig, model_config: Any, tasks: Sequence[Task]) ->
                 f"Prompt, input and target may have {longest} tokens together, but "
                 f"{config.model.name} reads {limit} at most; lower --task.max_input_length to "
                 f"{limit - config.prompt.length - config.task.max_target_length}."
+            )
+
+
+def check_loss(config: RunConfig, tasks: Sequence[Task]) -> None:
+    """Finds a loss among labels that a task does not have."""
+    for task in tasks:
+        if config.train.loss == "labels" and task.evaluation != "score":
+            raise UserError(
+                f"Task {task.name} is not judged by its likeliest label, so there is no loss among "
+                "labels; leave out --train.loss labels."
             )
 
 
@@ -186,6 +191,27 @@ def parameterized(config: RunConfig, vectors: Any, tasks: int, module: Any = Non
     )
 
 
+def objectives_of(
+    config: RunConfig, model: LanguageModel, tasks: Sequence[Task], layout: Layout
+) -> Objectives:
+    """What the run's step makes small.
+
+    Raises:
+        UserError: as `load_teachers` and `label_sets`.
+    """
+    labels = None
+    if config.train.loss == "labels":
+        prefix = config.task.target_prefix
+        said = [[prefix + label for label in task.labels] for task in tasks]
+        labels = label_sets(said, model.tokenizer, model.config)
+    return Objectives(
+        z_loss=config.train.z_loss,
+        labels=labels,
+        wayward=wayward_objective(config, model, layout),
+        distillation=load_teachers(config, model.config),
+    )
+
+
 def wayward_objective(config: RunConfig, model: LanguageModel, layout: Layout) -> Wayward | None:
     """What draws the prompt to a text, if the run asks for it."""
     options = config.prompt
@@ -222,10 +248,16 @@ def take_apart(
     config: BaseConfig,
     prompted: PromptedModel,
     layout: Layout,
-    wayward: Wayward | None = None,
-    distillation: Distillation | None = None,
+    objectives: Objectives | None = None,
 ) -> Parts:
-    """Splits a model and its prompt, which may be abstract, and builds the step for it."""
+    """Splits a model and its prompt, which may be abstract, and builds the step for it.
+
+    Args:
+        config: the run.
+        prompted: the model with its prompt.
+        layout: of the devices.
+        objectives: of the step; None: the loss of target tokens.
+    """
     options = config.train
     is_trained = partition.trainable_filter(options.method, options.freeze)
     graphdef, trainable, frozen = partition.split(prompted, is_trained)
@@ -242,9 +274,7 @@ def take_apart(
         optimizer,
         accumulation=options.accumulation,
         dropout_rate=config.model.dropout_rate,
-        z_loss=options.z_loss,
-        wayward=wayward,
-        distillation=distillation,
+        objectives=objectives or Objectives(z_loss=options.z_loss),
         axis=layout.axis,
     )
     return Parts(graphdef, is_trained, trainable, frozen, optimizer, step)
@@ -278,21 +308,18 @@ def prepare_step(
     """Places model and prompt, and wraps the step; training and its benchmark share this."""
     vectors = initial_vectors(config, model, tasks)
     prompt = parameterized(config, vectors, len(tasks), model.module)
-    wayward = wayward_objective(config, model, layout)
-    distillation = load_teachers(config, model.config)
-    prompted = PromptedModel(model.module, prompt)
-    return place(config, prompted, layout, wayward, distillation)
+    objectives = objectives_of(config, model, tasks, layout)
+    return place(config, PromptedModel(model.module, prompt), layout, objectives)
 
 
 def place(
     config: BaseConfig,
     prompted: PromptedModel,
     layout: Layout,
-    wayward: Wayward | None = None,
-    distillation: Distillation | None = None,
+    objectives: Objectives | None = None,
 ) -> Prepared:
     """As `prepare_step`, for a model that has its prompt, or none, already."""
-    parts = take_apart(config, prompted, layout, wayward, distillation)
+    parts = take_apart(config, prompted, layout, objectives)
     frozen = layout.place_frozen(parts.frozen)
     state = layout.place_state(init_state(parts.trainable, parts.optimizer, config.seed))
     train_step = layout.step(parts.step, state)

@@ -27,6 +27,7 @@ from softprompt_jax.training.flops import step_flops
 from softprompt_jax.training.loop import run
 from softprompt_jax.training.setup import (
     check_freeze,
+    check_loss,
     check_prompt,
     load_placed,
     prepare_step,
@@ -103,6 +104,7 @@ def _train(config: RunConfig) -> TrainResult:
     files = resolve_model(config.model.name)
     layout = run_layout(config, files.config)
     tasks, transfer = tasks_from_options(config.task), transfer_tasks(config)
+    check_loss(config, tasks)
     if options.method == "prompt_tuning":
         check_prompt(config, files.config, tasks)
     if options.freeze:

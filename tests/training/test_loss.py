@@ -10,8 +10,9 @@ from softprompt_jax.config import OptimizerOptions
 from softprompt_jax.models.layers import Dropout
 from softprompt_jax.prompts.prompted_model import target_logits
 from softprompt_jax.training import partition
+from softprompt_jax.training.objectives import Objectives, token_sums
 from softprompt_jax.training.optimizers import make_optimizer
-from softprompt_jax.training.step import init_state, loss_and_counts, make_train_step
+from softprompt_jax.training.step import init_state, make_train_step
 
 
 def numpy_loss(logits, targets, mask, z_loss):
@@ -34,7 +35,7 @@ def test_loss_is_the_formula(z_loss):
     logits = np.random.default_rng(1).normal(0, 4, (6, 5, 100)).astype(np.float32)
     # Some tokens are predicted rightly.
     np.put_along_axis(logits[:, :2], batch["targets"][:, :2, None], 20, axis=-1)
-    total, counts = loss_and_counts(jnp.asarray(logits), batch, z_loss)
+    total, counts = token_sums(jnp.asarray(logits), batch, z_loss)
     want = numpy_loss(logits, batch["targets"], batch["target_mask"], z_loss)
     assert float(total) == pytest.approx(want[0], rel=1e-6)
     assert float(counts["loss"]) == pytest.approx(want[1], rel=1e-6)
@@ -46,7 +47,7 @@ def test_padded_targets_do_not_count():
     batch = random_batch(6)
     logits = jax.random.normal(jax.random.key(0), (6, 5, 100))
     other = batch | {"targets": np.where(batch["target_mask"], batch["targets"], 99)}
-    assert loss_and_counts(logits, batch, 0.1)[0] == loss_and_counts(logits, other, 0.1)[0]
+    assert token_sums(logits, batch, 0.1)[0] == token_sums(logits, other, 0.1)[0]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def first_steps(model, batch, steps=1, **options):
 def mean_loss(model, batch, dropout=None, z_loss=0.0):
     @jax.jit
     def loss():
-        return loss_and_counts(model.target_logits(batch, dropout), batch, z_loss)[0]
+        return token_sums(model.target_logits(batch, dropout), batch, z_loss)[0]
 
     return float(loss()) / batch["target_mask"].sum()
 
@@ -90,13 +91,13 @@ def test_a_step_tells_the_mean_over_real_tokens(model):
 def test_z_loss_moves_the_gradient_but_not_the_loss_told(model):
     batch = random_batch(4)
     (plain,), _ = first_steps(model, batch)
-    (with_z,), _ = first_steps(model, batch, z_loss=0.1)
+    (with_z,), _ = first_steps(model, batch, objectives=Objectives(z_loss=0.1))
     assert with_z["loss"] == pytest.approx(plain["loss"], rel=1e-6)
 
     @jax.jit
     @jax.grad
     def gradient_of_sum(vectors):
-        return loss_and_counts(target_logits(model.model, batch, vectors), batch, 0.1)[0]
+        return token_sums(target_logits(model.model, batch, vectors), batch, 0.1)[0]
 
     gradient = gradient_of_sum(model.vectors) / batch["target_mask"].sum(dtype=np.float32)
     assert with_z["grad_norm"] == pytest.approx(float(jnp.linalg.norm(gradient)), rel=1e-4)
@@ -115,8 +116,9 @@ def test_dropout_is_drawn_by_run_step_and_row(model):
 def test_accumulation_changes_nothing(model):
     """With z-loss; test_layouts.py has dropout, whose noise goes by row."""
     batch = random_batch(8)
-    want, prompt = first_steps(model, batch, steps=2, z_loss=0.01)
-    told, other = first_steps(model, batch, steps=2, z_loss=0.01, accumulation=4)
+    objectives = Objectives(z_loss=0.01)
+    want, prompt = first_steps(model, batch, steps=2, objectives=objectives)
+    told, other = first_steps(model, batch, steps=2, objectives=objectives, accumulation=4)
     for a, b in zip(told, want, strict=True):
         assert a == pytest.approx(b, rel=1e-5)
     np.testing.assert_allclose(other, prompt, rtol=1e-4, atol=1e-5)

@@ -25,15 +25,10 @@ from softprompt_jax.models import load_model
 from softprompt_jax.prompts import SoftPrompt
 from softprompt_jax.prompts.prompted_model import target_logits
 from softprompt_jax.training import partition
+from softprompt_jax.training.objectives import Distillation, Objectives, Wayward, divergence
 from softprompt_jax.training.parallel import MeshLayout, PmapLayout
 from softprompt_jax.training.setup import load_teachers, prepare_step, wayward_objective
-from softprompt_jax.training.step import (
-    Distillation,
-    Wayward,
-    divergence,
-    init_state,
-    make_train_step,
-)
+from softprompt_jax.training.step import init_state, make_train_step
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +51,11 @@ def plain_step(folder, wayward, layout, accumulation=1):
     graphdef, trainable, frozen = partition.split(model, is_trained)
     optimizer = optax.sgd(1.0)
     step = make_train_step(
-        graphdef, optimizer, accumulation=accumulation, wayward=wayward, axis=layout.axis
+        graphdef,
+        optimizer,
+        accumulation=accumulation,
+        objectives=Objectives(wayward=wayward),
+        axis=layout.axis,
     )
     start = np.asarray(model.vectors)
     state = layout.place_state(jax.tree.map(np.array, init_state(trainable, optimizer, 0)))
@@ -109,8 +108,8 @@ def test_a_prompt_is_drawn_to_its_text(folder, one_device):
 
 
 def test_every_tasks_prompt_is_drawn(folder, one_device):
-    wayward = Wayward(np.zeros((4, 32), np.float32), 10.0)
-    prepared = prepared_of(folder, "multitask", one_device, wayward=wayward)
+    drawn = Objectives(wayward=Wayward(np.zeros((4, 32), np.float32), 10.0))
+    prepared = prepared_of(folder, "multitask", one_device, objectives=drawn)
     _, history = run(prepared, one_device, 0, STEPS)
     assert history[-1]["wayward_distance"] < 0.5 * history[0]["wayward_distance"]
 
@@ -140,8 +139,8 @@ def test_the_divergence():
 @pytest.mark.parametrize("family", ["llama", "t5"])
 def test_a_multitask_prompt_is_distilled(folder, one_device, family):
     """Each row from its own task's teacher, until the prompts answer as the teachers do."""
-    taught = Distillation(TEACHERS, 50.0)
-    prepared = prepared_of(folder, "multitask", one_device, family, distillation=taught)
+    taught = Objectives(distillation=Distillation(TEACHERS, 50.0))
+    prepared = prepared_of(folder, "multitask", one_device, family, taught)
     _, history = run(prepared, one_device, 0, STEPS)
     _, alone = run(prepared_of(folder, "multitask", one_device, family), one_device, 0, 1)
     assert history[0]["loss"] == pytest.approx(alone[0]["loss"], abs=1e-5)
@@ -162,8 +161,7 @@ def test_a_multitask_prompt_is_distilled(folder, one_device, family):
 
 @pytest.mark.slow
 def test_layouts_agree_on_distillation(folder, one_device):
-    taught = Distillation(TEACHERS, 0.9)
-    options = {"distillation": taught}
+    options = {"objectives": Objectives(distillation=Distillation(TEACHERS, 0.9))}
     expected = run(prepared_of(folder, "multitask", one_device, **options), one_device, 0, 3)[1]
     for layout, changes in (
         (PmapLayout(jax.devices()), {}),

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -66,11 +68,14 @@ def test_memory_of_the_fullest_device(monkeypatch):
 
 
 def test_memory_of_the_process_where_devices_do_not_tell():
-    before = memory_in_use()["memory/host_bytes"]
-    block = bytearray(b"x" * 2**28)
-    after = memory_in_use()["memory/host_bytes"]
-    assert before > 2**25  # jax alone takes more
-    assert after - before > 0.9 * len(block)
+    told = memory_in_use()["memory/host_bytes"]
+    # Another place where Linux tells it. What memory a process is given or loses is the system's
+    # business, so nothing is said of how it grows.
+    (line,) = (
+        line for line in Path("/proc/self/status").read_text().splitlines() if "VmRSS" in line
+    )
+    assert told == pytest.approx(1024 * int(line.split()[1]), rel=0.02)
+    assert told > 2**25  # jax alone takes more
 
 
 def test_a_trace_of_some_steps(tmp_path):

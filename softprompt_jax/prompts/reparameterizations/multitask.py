@@ -21,7 +21,7 @@ class MultitaskPrompt(Reparameterization):
 
     References:
         Wang et al. 2023, "Multitask Prompt Tuning Enables Parameter-Efficient Transfer Learning",
-        section 3.1; its distillation is `training.step.Distillation`.
+        section 3.1; its distillation is `training.objectives.Distillation`.
     """
 
     def __init__(self, vectors: Float[Array, "P D"], tasks: int):
