@@ -14,7 +14,7 @@ class ModelOptions:
     """The frozen language model."""
 
     name: str = "smollm2-135m"
-    """Hub id, local folder, .gguf file or the built-in name smollm2-135m."""
+    """Hub id, local folder, .gguf file or a built-in name: smollm2-135m, t5-nano, t5-micro."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the frozen weights and activations; auto: bfloat16 on TPU and GPU, float32 on CPU."""
     dropout_rate: float = 0.0

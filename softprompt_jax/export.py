@@ -104,7 +104,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--text", help="the input, as the task words it")
     parser.add_argument("--push-to-hub", "--push_to_hub", metavar="REPO", help="owner/name")
     parser.add_argument(
-        "--model", help="hub id, folder, .gguf file or smollm2-135m; default: the prompt's own"
+        "--model", help="hub id, folder, .gguf file or built-in name; default: the prompt's own"
     )
     parser.add_argument(
         "--base-model",

@@ -33,7 +33,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--prompts", required=True, help="prompt folders, set apart by commas: NAME=FOLDER,…"
     )
     parser.add_argument(
-        "--model", help="hub id, folder, .gguf file or smollm2-135m; default: the prompts' own"
+        "--model", help="hub id, folder, .gguf file or built-in name; default: the prompts' own"
     )
     parser.add_argument(
         "--dtype",

@@ -24,6 +24,10 @@ from softprompt_jax.reproduction.results import (
 )
 
 NO_NUMBERS = "The paper's figure prints no numbers: compare its shape."
+WRITTEN = (
+    "The models are trained by the paper's loss and write their answers greedily; one that is no "
+    "label counts as wrong, so a score may be lower than that of guessing."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +109,17 @@ class Experiment:
 def of_size(size: Size, changes: Changes) -> Changes:
     """The changes that make a preset's recipe a size's, then others."""
     return {**size.changes, "model.name": size.model, **changes}
+
+
+def written(preset: Preset) -> Changes:
+    """The changes that let a preset's models write their answers, as the paper's do everywhere.
+
+    What a model was pre-trained to do shows in that. Small presets score labels otherwise, and
+    train for it.
+    """
+    if preset.is_the_papers:
+        return {}
+    return {"task.evaluation": "generate", "train.loss": "tokens"}
 
 
 def sweep(

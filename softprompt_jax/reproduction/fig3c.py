@@ -6,14 +6,11 @@ what is wrong with span-corrupted ones is that they do not write labels.
 """
 
 from softprompt_jax.errors import UserError
-from softprompt_jax.reproduction.experiment import NO_NUMBERS, of_size, sweep
+from softprompt_jax.reproduction.experiment import NO_NUMBERS, WRITTEN, of_size, sweep, written
 from softprompt_jax.reproduction.grid import Point
 from softprompt_jax.reproduction.presets import Preset
 
 SENTINEL = "<extra_id_0> "
-
-WRITTEN = {"task.evaluation": "generate"}
-"""Of tasks that are scored by the likeliest label otherwise; the paper's are not."""
 
 AXIS = "pre-training objective"
 
@@ -36,9 +33,8 @@ def points(preset: Preset) -> list[Point]:
             ("span corruption + sentinel", {**corrupted, "task.target_prefix": SENTINEL}),
             ("LM adaptation", {}),
         ):
-            judged = {} if preset.is_the_papers else WRITTEN
             at = {"size": size.label, AXIS: objective}
-            found.append(Point(at, of_size(size, {**judged, **changes})))
+            found.append(Point(at, of_size(size, {**written(preset), **changes})))
     return found
 
 
@@ -51,9 +47,5 @@ EXPERIMENT = sweep(
     axis=AXIS,
     ordered=False,
     points=points,
-    notes=(
-        NO_NUMBERS,
-        "The models write their answers greedily; one that is no label counts as wrong, so a score "
-        "may be lower than that of guessing.",
-    ),
+    notes=(NO_NUMBERS, WRITTEN),
 )

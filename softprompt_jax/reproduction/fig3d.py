@@ -1,10 +1,10 @@
-"""Figure 3(d): for how many steps the frozen model was LM-adapted."""
+"""Figure 3(d): for how many steps the frozen model was LM-adapted. It writes its answers."""
 
 from pathlib import Path
 
 from softprompt_jax.errors import UserError
 from softprompt_jax.pretraining.config import PretrainConfig
-from softprompt_jax.reproduction.experiment import of_size, sweep
+from softprompt_jax.reproduction.experiment import NO_NUMBERS, WRITTEN, of_size, sweep, written
 from softprompt_jax.reproduction.grid import Point
 from softprompt_jax.reproduction.presets import Preset
 
@@ -25,7 +25,9 @@ def points(preset: Preset) -> list[Point]:
         stages = kept_models(size.label, size.adaptation)
         for share, model in zip(SHARES, stages, strict=True):
             coordinates = {"size": size.label, AXIS: round(100 * share)}
-            found.append(Point(coordinates, of_size(size, {"model.name": model})))
+            found.append(
+                Point(coordinates, of_size(size, {**written(preset), "model.name": model}))
+            )
     return found
 
 
@@ -66,4 +68,5 @@ EXPERIMENT = sweep(
     axis=AXIS,
     ordered=True,
     points=points,
+    notes=(NO_NUMBERS, WRITTEN),
 )

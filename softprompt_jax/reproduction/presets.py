@@ -215,6 +215,8 @@ SMALL = Preset(
             evaluate_batch_size=64,
             max_shapes=3,
             checkpoint_minutes=2.0,
+            # By the paper's loss models of this size stop at the commonest label.
+            loss="labels",
         ),
     ),
     model_tuning=_SMALL_MODEL_TUNING,
@@ -225,6 +227,7 @@ SMALL = Preset(
             model="smollm2-135m",
             changes={
                 "optimizer.learning_rate": 0.1,
+                "train.loss": "tokens",
                 "train.steps": 120,
                 "train.batch_size": 16,
                 "train.evaluate_every": 60,

@@ -190,6 +190,12 @@ def _describe_run(cell: Cell, outcome: Outcome) -> dict[str, Any]:
 def _notes_on(cells: Sequence[Cell], outcomes: Sequence[Outcome]) -> list[str]:
     """What happened in runs that a reader has to know."""
     notes = [cell.note for cell in cells if cell.note]
+    if any(cell.config.train.loss == "labels" for cell in cells):
+        notes.append(
+            "T5s of this project are trained by cross-entropy among the labels, each scored whole; "
+            "the paper's is over the vocabulary, by which models this small stop at the commonest "
+            "label."
+        )
     for cell, outcome in zip(cells, outcomes, strict=True):
         if outcome.diverged is not None:
             notes.append(f"{_spelled(cell.coordinates)}, seed {cell.config.seed} diverged.")

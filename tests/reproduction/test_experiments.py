@@ -99,6 +99,17 @@ def test_a_sweep_from_runs_to_numbers(context, folder, monkeypatch):
     json.dumps(result.runs)
 
 
+def test_what_models_were_pre_trained_to_do_shows_in_what_they_write():
+    """Small presets train among labels; these two figures are of the paper's loss all the same."""
+    assert SMALL.recipe.train.loss == "labels"
+    for point in fig3c.points(SMALL):
+        config = SMALL.recipe.replaced(point.changes)
+        assert (config.train.loss, config.task.evaluation) == ("tokens", "generate")
+    for point in fig3c.points(PAPER):
+        config = PAPER.recipe.replaced(point.changes)
+        assert (config.train.loss, config.task.evaluation) == ("tokens", None)
+
+
 @pytest.mark.slow
 def test_the_stages_of_adaptation(folder, tmp_path):
     run = tmp_path / "t5-lm"
@@ -117,6 +128,7 @@ def test_the_stages_of_adaptation(folder, tmp_path):
     assert [row.coordinates[fig3d.AXIS] for row in result.rows] == [0, 10, 50, 100]
     names = [each["config"]["model"]["name"] for each in result.runs]
     assert names == [str(run / "kept" / str(step)) for step in steps]
+    assert {each["config"]["task"]["evaluation"] for each in result.runs} == {"generate"}
     assert len({each["model_fingerprint"] for each in result.runs}) == 4
 
 
@@ -299,7 +311,8 @@ def test_the_family_task_by_task(context, monkeypatch, tmp_path):
     result = family.EXPERIMENT.compute(dataclasses.replace(context, preset=one_size))
     (task,) = one_size.tasks
     rows = {row.coordinates["method"]: row.ours for row in result.rows}
-    assert list(rows) == ["commonest label", "untrained prompt", "prompt tuning", "model tuning"]
+    trained = ["prompt tuning, the paper's loss", "prompt tuning", "model tuning"]
+    assert list(rows) == ["commonest label", "untrained prompt", *trained]
     test_rows = [json.loads(line) for line in Path(task.test_file or "").read_text().splitlines()]
     labels = [row["target"] for row in test_rows]
     share = max(labels.count(label) for label in set(labels)) / len(labels)
