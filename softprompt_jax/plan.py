@@ -23,6 +23,7 @@ from softprompt_jax.planning.advice import largest_batch, try_changes
 from softprompt_jax.planning.compiling import Subject, measure_memory, measure_work
 from softprompt_jax.planning.report import Plan, memory_line, to_object, to_text
 from softprompt_jax.planning.topology import described_devices
+from softprompt_jax.progress import tell
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -72,22 +73,18 @@ def plan(config: RunConfig, shape: Shape, topology: str | None, *, search: bool 
     # A compile time out of the cache would be none.
     jax.config.update("jax_enable_compilation_cache", False)
     subject = Subject(config, model_config(config.model.name), shape, devices)
-    _say(f"compiling the step, for {subject.layout}")
+    tell(f"compiling the step, for {subject.layout}")
     footprint, parameters = measure_memory(subject)
-    _say(f"it {'fits' if footprint.fits else 'does not fit'}: {memory_line(footprint)}")
+    tell(f"it {'fits' if footprint.fits else 'does not fit'}: {memory_line(footprint)}")
     changes = [] if footprint.fits else try_changes(subject, footprint, _say_compiling)
-    _say("compiling a few layers, to count FLOPs")
+    tell("compiling a few layers, to count FLOPs")
     work = measure_work(subject)
     batch = largest_batch(subject, footprint, _say_compiling) if search else None
     return Plan(subject, topology, parameters, footprint, work, batch, changes)
 
 
-def _say(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
-
-
 def _say_compiling(what: str) -> None:
-    _say(f"compiling with {what}")
+    tell(f"compiling with {what}")
 
 
 if __name__ == "__main__":

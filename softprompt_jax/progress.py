@@ -1,10 +1,15 @@
-"""The bar that tells how far a command is."""
+"""What tells how far a command is, apart from its results: a bar, and lines."""
 
 import os
 import sys
 from typing import Any
 
 from tqdm import tqdm
+
+
+def tell(line: str) -> None:
+    """Says a line on standard error."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def progress_bar(total: int, unit: str, *, initial: int = 0, **options: Any) -> "tqdm[Any]":

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from softprompt_jax.command_line import Parser, run_command
 from softprompt_jax.errors import UserError
+from softprompt_jax.progress import tell
 from softprompt_jax.reproduction.catalogue import EXPERIMENTS
 from softprompt_jax.reproduction.experiment import Context, Experiment, command_line
-from softprompt_jax.reproduction.grid import tell_on_stderr
 from softprompt_jax.reproduction.page import write_page
 from softprompt_jax.reproduction.presets import PRESETS
 from softprompt_jax.reproduction.results import as_markdown
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
 
     def run(experiment: Experiment) -> None:
         command = command_line(experiment.name, preset.name, options.workdir, options.family)
-        context = Context(preset, folder, options.workers, tell_on_stderr, command)
+        context = Context(preset, folder, options.workers, tell, command)
         print(as_markdown(experiment.run(context)), flush=True)
 
     if options.name not in (EVERYTHING, PAGE):
@@ -70,13 +70,13 @@ def main(arguments: Sequence[str]) -> int:
     if options.name == EVERYTHING:
         for name, experiment in EXPERIMENTS.items():
             if experiment.needs_the_papers and not preset.is_the_papers:
-                print(f"{name} is for --preset paper, whose data it needs.", file=sys.stderr)
+                tell(f"{name} is for --preset paper, whose data it needs.")
                 continue
             try:
                 run(experiment)
             except UserError as error:
                 left_out.append(name)
-                print(f"{name} is left out: {error}", file=sys.stderr)
+                tell(f"{name} is left out: {error}")
     print(f"page: {write_page(folder / preset.name)}")
     return 1 if left_out else 0
 

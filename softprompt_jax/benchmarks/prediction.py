@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from softprompt_jax.benchmarks.rounds import Side, Turn
-from softprompt_jax.benchmarks.worker import Workers, tell
+from softprompt_jax.benchmarks.worker import Workers
+from softprompt_jax.progress import tell
 from softprompt_jax.tasks.task import get_task
 from softprompt_jax.version import __version__
 

@@ -7,9 +7,10 @@ import statistics
 from typing import Any
 
 from softprompt_jax.benchmarks.rounds import Round, Side, spread
-from softprompt_jax.benchmarks.worker import Workers, check_installed, tell
+from softprompt_jax.benchmarks.worker import Workers, check_installed
 from softprompt_jax.config import RunConfig
 from softprompt_jax.errors import UserError
+from softprompt_jax.progress import tell
 from softprompt_jax.version import __version__
 
 

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from softprompt_jax.errors import UserError
+from softprompt_jax.progress import tell
 
 # Runs a module without the package's `__init__`, which imports jax.
 _BARE = f"""
@@ -159,11 +160,6 @@ class Workers(contextlib.ExitStack):
         grouped = self.start("PEFT, grouped", module, setup | {"grouped": True}, without_jax=True)
         name = f"PEFT {random.about['version']}"
         return {f"{name}, random order": random, f"{name}, grouped by length": grouped}
-
-
-def tell(text: str) -> None:
-    """Says how far it is, apart from the results."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def check_installed() -> None:

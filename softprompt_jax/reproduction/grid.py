@@ -15,7 +15,6 @@ import multiprocessing.connection
 import os
 import re
 import shutil
-import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -272,11 +271,6 @@ def cached_json(path: Path, facts: Any, make: Callable[[], Any]) -> Any:
 
 
 # ---------------------------------------------------------------------------------------- scores
-
-
-def tell_on_stderr(message: str) -> None:
-    """The `say` of the command."""
-    print(message, file=sys.stderr, flush=True)
 
 
 def task_scores(options: TaskOptions, metrics: Mapping[str, float]) -> dict[str, float]:
