@@ -205,7 +205,7 @@ def read_folder(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The tensors, float32, and the card that `write_folder` wrote.
 
     Raises:
-        UserError: the folder holds no prompt, or a damaged one.
+        UserError: the folder holds no prompt, a damaged one, or one of another format.
     """
     recover_folder(folder)
     tensors_file, card_file = folder / "prompt.safetensors", folder / "prompt.json"
@@ -228,6 +228,12 @@ def read_folder(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not sound or not all(np.isfinite(tensor).all() for tensor in tensors.values()):
         raise UserError(
             f"The prompt in {folder} is not a matrix of finite floats with a card; save it anew."
+        )
+    written = card.get("format", FORMAT)
+    if written != FORMAT:
+        raise UserError(
+            f"The prompt in {folder} has format {written}, but this softprompt_jax reads format "
+            f"{FORMAT}; upgrade it, or save the prompt by the version that it comes from."
         )
     return tensors, card
 

@@ -135,6 +135,14 @@ def test_no_prompt(tmp_path, saved):
     assert "prompt.json is missing" in message_of(saved)
 
 
+def test_another_format_is_refused(saved):
+    card = json.loads((saved / "prompt.json").read_text())
+    assert card["format"] == 1
+    for other in (2, 0, "one", None):
+        (saved / "prompt.json").write_text(json.dumps({**card, "format": other}))
+        assert f"has format {other}, but this softprompt_jax reads format 1" in message_of(saved)
+
+
 @pytest.mark.parametrize("file", ["prompt.safetensors", "prompt.json"])
 def test_truncated_anywhere(saved, file):
     whole = (saved / file).read_bytes()
