@@ -145,6 +145,12 @@ Going on with the beginnings of held-out texts (temperature {TEMPERATURE}, top-p
 """
 
 
+def make_compact(path: Path) -> None:
+    """Writes a JSON file anew without what only people need: half of a tokenizer's."""
+    told = json.loads(path.read_text(encoding="utf-8"))
+    write_text(path, json.dumps(told, ensure_ascii=False, separators=(",", ":")) + "\n")
+
+
 def main(arguments: list[str]) -> int:
     """Writes the folder; returns the exit status."""
     name = arguments[0]
@@ -153,6 +159,7 @@ def main(arguments: list[str]) -> int:
     )
     best = str(Path(lm_adaptation(name).workdir) / "best")
     save_model(folder, load_model(best, dtype="bfloat16"))
+    make_compact(folder / "tokenizer.json")
     shipped = load_model(str(folder))  # what is measured is what is shipped
     parameters = parameter_count(shipped.config)
     write_text(folder / "README.md", card(name, shipped, parameters))
