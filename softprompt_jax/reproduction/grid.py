@@ -273,6 +273,25 @@ def cached_json(path: Path, facts: Any, make: Callable[[], Any]) -> Any:
 # ---------------------------------------------------------------------------------------- scores
 
 
+Run = tuple[Cell, Outcome]
+
+
+def by_point(
+    cells: Sequence[Cell], outcomes: Sequence[Outcome]
+) -> list[tuple[Mapping[str, Any], list[Run]]]:
+    """The coordinates of each point and its runs, in order.
+
+    Args:
+        cells: of all points.
+        outcomes: of the cells.
+    """
+    points: dict[tuple[Any, ...], tuple[Mapping[str, Any], list[Run]]] = {}
+    for cell, outcome in zip(cells, outcomes, strict=True):
+        key = tuple(cell.coordinates.items())
+        points.setdefault(key, (cell.coordinates, []))[1].append((cell, outcome))
+    return list(points.values())
+
+
 def task_scores(options: TaskOptions, metrics: Mapping[str, float]) -> dict[str, float]:
     """The score of each task of a run, in percent.
 

@@ -1,13 +1,12 @@
 """Not in the paper: other parameterisations of a prompt, after the same number of steps."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 from softprompt_jax.reproduction import figures
 from softprompt_jax.reproduction.experiment import Context, Experiment, of_size, score_unit
-from softprompt_jax.reproduction.grid import Point
+from softprompt_jax.reproduction.grid import Point, by_point
 from softprompt_jax.reproduction.presets import Preset
 from softprompt_jax.reproduction.results import (
     Result,
@@ -44,15 +43,15 @@ def compute(context: Context) -> Result:
     cells, outcomes = context.run(points(preset))
     first = cells[0].config.train
     rows = []
-    for row in scores(cells, outcomes, [options.name for options in preset.tasks]):
+    scored = scores(cells, outcomes, [options.name for options in preset.tasks])
+    for row, (_, runs) in zip(scored, by_point(cells, outcomes), strict=True):
         speeds: dict[int, float | None] = {}
         stored: dict[int, float | None] = {}
-        for cell, outcome in zip(cells, outcomes, strict=True):
-            if json.dumps(dict(cell.coordinates)) == json.dumps(dict(row.coordinates)):
-                seed = cell.config.seed
-                speeds[seed] = outcome.told.get("examples_per_second")
-                kept = Path(cell.config.workdir) / "best" / "prompt.safetensors"
-                stored[seed] = kept.stat().st_size / 1000 if outcome.diverged is None else None
+        for cell, outcome in runs:
+            seed = cell.config.seed
+            speeds[seed] = outcome.told.get("examples_per_second")
+            kept = Path(cell.config.workdir) / "best" / "prompt.safetensors"
+            stored[seed] = kept.stat().st_size / 1000 if outcome.diverged is None else None
         rows.append(dataclasses.replace(row, coordinates={**row.coordinates, MEASURE: SCORE}))
         for measure, by_seed in ((SPEED, speeds), (STORED, stored)):
             rows.append(Row({**row.coordinates, MEASURE: measure}, Value.of(by_seed)))

@@ -13,7 +13,7 @@ from softprompt_jax.files import write_text
 from softprompt_jax.models.families import parameter_count
 from softprompt_jax.models.known_shapes import model_config
 from softprompt_jax.reproduction.figures import heading
-from softprompt_jax.reproduction.grid import Cell, Outcome, scored_split, task_scores
+from softprompt_jax.reproduction.grid import Cell, Outcome, by_point, scored_split, task_scores
 from softprompt_jax.reproduction.presets import Preset
 from softprompt_jax.training.setup import tasks_from_options
 from softprompt_jax.training.workdir import versions
@@ -141,18 +141,16 @@ def scores(cells: Sequence[Cell], outcomes: Sequence[Outcome], among: Sequence[s
         outcomes: of the cells.
         among: names of the tasks that the mean is taken over.
     """
-    points: dict[str, tuple[Mapping[str, Any], dict[int, dict[str, float] | None]]] = {}
-    for cell, outcome in zip(cells, outcomes, strict=True):
-        key = json.dumps(dict(cell.coordinates))
-        _, by_seed = points.setdefault(key, (cell.coordinates, {}))
-        seed = cell.config.seed
-        so_far = by_seed.setdefault(seed, {})
-        if outcome.diverged is not None:
-            by_seed[seed] = None
-        elif so_far is not None:
-            so_far |= task_scores(cell.config.task, outcome.metrics)
     rows = []
-    for coordinates, by_seed in points.values():
+    for coordinates, runs in by_point(cells, outcomes):
+        by_seed: dict[int, dict[str, float] | None] = {}
+        for cell, outcome in runs:
+            seed = cell.config.seed
+            so_far = by_seed.setdefault(seed, {})
+            if outcome.diverged is not None:
+                by_seed[seed] = None
+            elif so_far is not None:
+                so_far |= task_scores(cell.config.task, outcome.metrics)
         means = {
             seed: None if each is None else statistics.fmean(each[name] for name in among)
             for seed, each in by_seed.items()

@@ -9,7 +9,7 @@ from typing import Any
 from softprompt_jax.reproduction import figures
 from softprompt_jax.reproduction.experiment import Context, Experiment, of_size
 from softprompt_jax.reproduction.fig3a import AXIS
-from softprompt_jax.reproduction.grid import Cell, Outcome, Point
+from softprompt_jax.reproduction.grid import Cell, Point, by_point
 from softprompt_jax.reproduction.presets import Preset
 from softprompt_jax.reproduction.published import TABLE_5
 from softprompt_jax.reproduction.results import (
@@ -44,11 +44,8 @@ def compute(context: Context) -> Result:
     """Reads the validation scores of every run along its steps."""
     preset = context.preset
     cells, outcomes = context.run(points(preset))
-    by_point: dict[str, list[tuple[Cell, Outcome]]] = {}
-    for cell, outcome in zip(cells, outcomes, strict=True):
-        by_point.setdefault(json.dumps(dict(cell.coordinates)), []).append((cell, outcome))
     rows, never = [], 0
-    for runs in by_point.values():
+    for coordinates, runs in by_point(cells, outcomes):
         done = [(cell, outcome) for cell, outcome in runs if outcome.diverged is None]
         curves = {cell.config.seed: validation_curve(cell) for cell, _ in done}
         steps = steps_to_mean(curves)
@@ -60,7 +57,6 @@ def compute(context: Context) -> Result:
                 seconds[cell.config.seed] = None
             else:
                 seconds[cell.config.seed] = step * cell.config.train.batch_size / rate
-        coordinates = runs[0][0].coordinates
         at = (coordinates["size"], coordinates[AXIS])
         printed = TABLE_5.get(at) if preset.is_the_papers else None
         paper = None
