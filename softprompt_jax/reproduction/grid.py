@@ -128,8 +128,17 @@ def _with_a_start_that_fits(config: RunConfig) -> tuple[RunConfig, str]:
 
 
 def _folder_name(config: RunConfig) -> str:
-    """A name that is readable, and differs where a run's numbers may."""
-    relevant = {k: v for k, v in flatten(config).items() if k not in _IRRELEVANT}
+    """A name that is readable, and differs where a run's numbers may.
+
+    Of what differs from the defaults only: a later version's new option leaves finished runs where
+    they are found. (Where a default itself changes, the run's folder tells, which has all values.)
+    """
+    defaults = flatten(RunConfig())
+    relevant = {
+        name: value
+        for name, value in flatten(config).items()
+        if name not in _IRRELEVANT and value != defaults[name]
+    }
     digest = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:10]
     parts = [*Path(config.model.name).parts[-2:], config.task.name, f"seed{config.seed}", digest]
     return "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts)

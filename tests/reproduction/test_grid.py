@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from reproduction.tiny_preset import tiny_preset
 
+from softprompt_jax.config import PromptOptions, RunConfig, TaskOptions
 from softprompt_jax.errors import UserError
 from softprompt_jax.reproduction import grid
 from softprompt_jax.reproduction.experiment import of_size
@@ -177,6 +178,20 @@ def test_the_presets_hold_together(tmp_path):
     recipe = PAPER.recipe
     assert (recipe.train.steps, recipe.train.batch_size, recipe.prompt.length) == (30_000, 32, 100)
     assert PAPER.seeds == (0, 1, 2)
+
+
+def test_finished_runs_are_found_by_later_versions(tmp_path):
+    """This name has to stay: only an option that is given, not one that is new, may change it."""
+    recipe = RunConfig(prompt=PromptOptions(length=5))
+    preset = dataclasses.replace(
+        SMOKE, recipe=recipe, tasks=(TaskOptions(name="sms_spam"),), seeds=(1,)
+    )
+    names = []
+    for changes in ({}, {"train.loss": "labels"}, {"train.log_every": 3}):
+        (cell,) = make_cells(preset, [Point({}, changes)], tmp_path)
+        names.append(Path(cell.config.workdir).name)
+    assert names[0] == names[2] == "smollm2_135m-sms_spam-seed1-edc8daf71b"
+    assert names[1] != names[0]
 
 
 def test_a_family_gives_the_models(tmp_path):
