@@ -3,7 +3,8 @@
     python -m softprompt_jax.plan --config configs/plan_t5.py --topology v5e:1x1
     python -m softprompt_jax.plan --config configs/quickstart.py --json
 
-The very step of the recipe is compiled, from shapes alone: no weights or data are read. With
+The very step of the recipe is compiled, from shapes alone: no weights or data are read, so that of
+`--train.loss labels`, which needs the labels, is counted as that of target tokens. With
 --topology for a TPU slice that need not be there (TPU's compiler must: `pip install 'jax[tpu]'`),
 else for the devices of this machine. Every option of `softprompt_jax.train` changes the recipe.
 """
