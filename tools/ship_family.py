@@ -25,7 +25,7 @@ from softprompt_jax.models import LanguageModel, load_model, save_model
 from softprompt_jax.models.families import parameter_count
 from softprompt_jax.pretraining.corpus import read_corpus
 from softprompt_jax.pretraining.examples import PrefixLM
-from softprompt_jax.pretraining.family import lm_adaptation, span_corruption
+from softprompt_jax.pretraining.family import GROWN, lm_adaptation, span_corruption
 from softprompt_jax.pretraining.ngrams import NGrams
 
 ROWS = 512  # validation texts
@@ -103,11 +103,18 @@ def card(name: str, model: LanguageModel, parameters: int) -> str:
     runs = [Path(config.workdir) for config in (span_corruption(name), lm_adaptation(name))]
     results = [json.loads((run / "result.json").read_text()) for run in runs]
     config = model.config
+    origin, before = "pre-trained from random weights", ""
+    if name in GROWN:
+        origin = f"grown from {GROWN[name]} and pre-trained further"
+        before = (
+            f"{GROWN[name]} of this package made wider, which leaves what it computes as it\n"
+            "was (softprompt_jax/pretraining/growth.py); then\n"
+        )
     return f"""# {name}
 
 A T5 1.1 of {parameters / 1e6:.1f} million parameters ({config.n_layers} + {config.n_decoder_layers}
 layers, d_model {config.d_model}, d_ff {config.d_ff}, {config.n_heads} heads of {config.head_width},
-{config.vocab_size:,} rows of vocabulary), pre-trained from random weights for softprompt_jax and
+{config.vocab_size:,} rows of vocabulary), {origin} for softprompt_jax and
 LM-adapted. It is for learning, tests and small experiments with prompt tuning on a laptop; it knows
 little, and what it says of the world is not to be relied on. English only.
 
@@ -115,7 +122,7 @@ little, and what it says of the world is not to be relied on. English only.
 
 ## How it was made
 
-`python tools/pretrain_family.py {name}`: {results[0]["steps"]:,} steps of span corruption
+`python tools/pretrain_family.py {name}`: {before}{results[0]["steps"]:,} steps of span corruption
 ({results[0]["seconds"] / 60:.0f} minutes on two CPU cores, beside other work), then
 {results[1]["steps"]:,} of prefix language modelling ({results[1]["seconds"] / 60:.0f} minutes), of
 32 texts of 256 tokens each (softprompt_jax/pretraining/family.py). Weights are bfloat16; the best

@@ -39,9 +39,9 @@ def _t5_1_1(d_model: int, d_ff: int, layers: int, heads: int) -> dict[str, Any]:
     }
 
 
-def _t5_of_ours(d_model: int, d_ff: int, layers: int) -> dict[str, Any]:
+def _t5_of_ours(d_model: int, d_ff: int) -> dict[str, Any]:
     """The family that this project pre-trained: T5 1.1 with narrow heads and a small vocabulary."""
-    return _t5_1_1(d_model, d_ff, layers, d_model // 32) | {"vocab_size": 8192, "d_kv": 32}
+    return _t5_1_1(d_model, d_ff, 4, d_model // 32) | {"vocab_size": 8192, "d_kv": 32}
 
 
 def _llama(
@@ -137,9 +137,9 @@ KNOWN_SHAPES: Mapping[str, dict[str, Any]] = {
     **{f"google/t5-v1_1-{size}": raw for size, raw in _T5_1_1_SIZES.items()},
     **{f"google/t5-{size}-lm-adapt": raw for size, raw in _T5_1_1_SIZES.items()},
     **{f"google/flan-t5-{size}": raw for size, raw in _T5_1_1_SIZES.items()},
-    "t5-nano": _t5_of_ours(64, 160, 4),
-    "t5-micro": _t5_of_ours(128, 320, 4),
-    "t5-mini": _t5_of_ours(192, 448, 6),
+    "t5-nano": _t5_of_ours(64, 160),
+    "t5-micro": _t5_of_ours(128, 320),
+    "t5-mini": _t5_of_ours(224, 512),
     "smollm2-135m": _smollm2(576, 1536, 30, 9, 3),
     "HuggingFaceTB/SmolLM2-135M": _smollm2(576, 1536, 30, 9, 3),
     "HuggingFaceTB/SmolLM2-360M": _smollm2(960, 2560, 32, 15, 5),

@@ -163,10 +163,17 @@ def sweep(
             unit=score_unit(preset),
             data=describe_data(preset),
             baseline=commonest_label_score(preset),
-            notes=notes,
+            notes=[*notes, *_left_out(preset, cells)],
         )
 
     return Experiment(name, title, item, finding, compute, figures.by_size(axis, ordered))
+
+
+def _left_out(preset: Preset, cells: Sequence[Cell]) -> list[str]:
+    """The sizes that have no models for an experiment, for the reader."""
+    there = {cell.coordinates["size"] for cell in cells}
+    missing = [size.label for size in preset.sizes if size.label not in there]
+    return [f"Without {', '.join(missing)}, of which no such models are kept."] if missing else []
 
 
 def score_unit(preset: Preset) -> str:

@@ -16,17 +16,15 @@ AXIS = "pre-training objective"
 
 
 def points(preset: Preset) -> list[Point]:
-    """Every size, span-corrupted only, the same with a sentinel, and LM-adapted.
+    """Every size that has it: span-corrupted only, the same with a sentinel, and LM-adapted.
 
     Raises:
-        UserError: the preset has no models without LM adaptation.
+        UserError: no size of the preset has a model without LM adaptation.
     """
     found = []
     for size in preset.sizes:
         if size.corrupted is None:
-            raise UserError(
-                f"fig3c needs {size.label} without LM adaptation; add it to the preset."
-            )
+            continue
         corrupted = {"model.name": size.corrupted}
         for objective, changes in (
             ("span corruption", corrupted),
@@ -35,6 +33,8 @@ def points(preset: Preset) -> list[Point]:
         ):
             at = {"size": size.label, AXIS: objective}
             found.append(Point(at, of_size(size, {**written(preset), **changes})))
+    if not found:
+        raise UserError("fig3c needs a size without LM adaptation; the preset has none.")
     return found
 
 

@@ -15,23 +15,27 @@ AXIS = "LM adaptation (% of steps)"
 
 
 def points(preset: Preset) -> list[Point]:
-    """Every size at every stage of its adaptation.
+    """Every size that has them at every stage of its adaptation.
 
     Raises:
-        UserError: a model of a stage is missing.
+        UserError: a model of a stage is missing, or no size of the preset has stages.
     """
     found = []
     for size in preset.sizes:
+        if size.adaptation is None:
+            continue
         stages = kept_models(size.label, size.adaptation)
         for share, model in zip(SHARES, stages, strict=True):
             coordinates = {"size": size.label, AXIS: round(100 * share)}
             found.append(
                 Point(coordinates, of_size(size, {**written(preset), "model.name": model}))
             )
+    if not found:
+        raise UserError("fig3d needs a size along its LM adaptation; the preset has none.")
     return found
 
 
-def kept_models(label: str, run: str | None) -> list[str]:
+def kept_models(label: str, run: str) -> list[str]:
     """The models that a run of LM adaptation kept, for each of `SHARES`.
 
     Args:
@@ -41,8 +45,8 @@ def kept_models(label: str, run: str | None) -> list[str]:
     Raises:
         UserError: the run or one of the models is missing.
     """
-    config = Path(run or "") / "config.json"
-    if run is None or not config.is_file():
+    config = Path(run) / "config.json"
+    if not config.is_file():
         raise UserError(
             f"fig3d needs {label} as it was along its LM adaptation, but there is no run in "
             f"{run}; make it with softprompt_jax.pretrain, or name the folder with --family."

@@ -1,7 +1,6 @@
 """Not in the paper: other parameterisations of a prompt, after the same number of steps."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from softprompt_jax.reproduction import figures
@@ -48,10 +47,9 @@ def compute(context: Context) -> Result:
         speeds: dict[int, float | None] = {}
         stored: dict[int, float | None] = {}
         for cell, outcome in runs:
-            seed = cell.config.seed
+            seed, kept = cell.config.seed, outcome.told.get("stored_bytes")
             speeds[seed] = outcome.told.get("examples_per_second")
-            kept = Path(cell.config.workdir) / "best" / "prompt.safetensors"
-            stored[seed] = kept.stat().st_size / 1000 if outcome.diverged is None else None
+            stored[seed] = None if kept is None else kept / 1000
         rows.append(dataclasses.replace(row, coordinates={**row.coordinates, MEASURE: SCORE}))
         for measure, by_seed in ((SPEED, speeds), (STORED, stored)):
             rows.append(Row({**row.coordinates, MEASURE: measure}, Value.of(by_seed)))

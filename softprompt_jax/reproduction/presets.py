@@ -30,9 +30,10 @@ class Size:
     Attributes:
         label: in tables and figures.
         model: LM-adapted, as `load_model` takes it.
-        corrupted: the same before LM adaptation, span-corrupted only; None: there is none.
+        corrupted: the same before LM adaptation, span-corrupted only; None: there is none, and
+            figure 3(c) is without this size.
         adaptation: folder of the run that made `model` of `corrupted` and kept models on the way;
-            None: there is none.
+            None: there is none, and figure 3(d) is without this size.
         changes: of the preset's recipe, for this model.
     """
 
@@ -183,14 +184,18 @@ SMALL_TASKS = tuple(
 )
 """Tasks that come with the package."""
 
-_FAMILY = tuple(
-    Size(
-        name,
-        model=name,
-        corrupted=f"{{family}}/{name}/best",
-        adaptation=f"{{family}}/{name}-lm",
-    )
-    for name in ("t5-nano", "t5-micro", "t5-mini")
+_FAMILY = (
+    *(
+        Size(
+            name,
+            model=name,
+            corrupted=f"{{family}}/{name}/best",
+            adaptation=f"{{family}}/{name}-lm",
+        )
+        for name in ("t5-nano", "t5-micro")
+    ),
+    # Grown from the LM-adapted t5-micro, so it never was without LM adaptation.
+    Size("t5-mini", model="t5-mini"),
 )
 _SMALL_MODEL_TUNING: Changes = {
     "train.method": "model_tuning",

@@ -228,6 +228,7 @@ class Workdir:
             "stopped_early": progress.stopped_early,
             "seconds": round(progress.seconds, 3),
             "examples_per_second": progress.examples_per_second,
+            "stored_bytes": sum(file.stat().st_size for file in self.best.glob("*.safetensors")),
             "seed": self._config.seed,
             "model": model.name,
             "model_fingerprint": model.fingerprint,

@@ -85,7 +85,7 @@ def test_all_goes_on_where_something_is_missing(command, monkeypatch):
     monkeypatch.setattr("softprompt_jax.reproduction.page.EXPERIMENTS", chosen)
     status, out, err = command("all", "--preset", "tiny", "--workdir", "everything")
     assert status == 1
-    assert "fig3c is left out: fig3c needs narrow without LM adaptation" in err
+    assert "fig3c is left out: fig3c needs a size without LM adaptation" in err
     assert "tab1 is for --preset paper, whose data it needs." in err
     assert "left out: " not in err.partition("fig3c is left out: ")[2]
     assert "page: everything/tiny/report.html" in out
