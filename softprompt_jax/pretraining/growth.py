@@ -63,7 +63,7 @@ def grown(
         isinstance(old, T5Config)
         and isinstance(new, T5Config)
         and not old.tied
-        and old.head_width == new.head_width
+        and (old.head_width, old.vocab_size) == (new.head_width, new.vocab_size)
     )
     if not (alike and fits):
         raise UserError(

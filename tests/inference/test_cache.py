@@ -71,6 +71,13 @@ def logits_anew(model, row: int, prompt) -> np.ndarray:
     return np.asarray(model.logits(ids, mask, prompt=prompt))[0, end - 1 : end + len(fed)]
 
 
+def assert_same_logits(ours, theirs):
+    """To 1e-5 of the largest: how the last bits round differs by processor, and with the size."""
+    largest = np.abs(theirs).max()
+    assert largest > 1
+    np.testing.assert_allclose(ours, theirs, atol=1e-5 * largest, rtol=0)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_steps_logits(models, variant):
     """Rows of different lengths, each with a prompt from the bank, beyond the sliding window."""
@@ -81,9 +88,7 @@ def test_every_steps_logits(models, variant):
     logits = compiled(with_bank(logits_of_steps), model, batch, places)
     assert logits.dtype == np.float32
     for row, place in enumerate(places):
-        expected = logits_anew(model, row, PROMPTS[place])
-        assert np.abs(expected).max() > 1
-        np.testing.assert_allclose(logits[row], expected, atol=1e-5, rtol=0)
+        assert_same_logits(logits[row], logits_anew(model, row, PROMPTS[place]))
     if model.is_encoder_decoder:
         return
     # What a prompt without keys and values in store gives, and padding on the other side.
@@ -92,7 +97,7 @@ def test_every_steps_logits(models, variant):
         for x, m in ((inputs, mask), (left, left_mask)):
             other = compiled(logits_of_steps, model, {"inputs": x, "input_mask": m}, prompt)
             expected = np.stack([logits_anew(model, row, prompt) for row in range(3)])
-            np.testing.assert_allclose(other, expected, atol=1e-5, rtol=0)
+            assert_same_logits(other, expected)
 
 
 @pytest.mark.parametrize("variant", ["t5", "mistral", "gpt2"])

@@ -174,8 +174,10 @@ def test_layouts_agree(folder, one_device, kind):
             jax.tree.leaves(prepared_of(folder, kind, where).folding(where)(trained.trainable))
             for where, trained in ((layout, state), (one_device, expected))
         ]
+        # Adafactor divides a gradient by its size, also one that is little more than rounding, and
+        # a factor that moves by that moves all that it multiplies: so relative to the values too.
         for ours, theirs in zip(*kept, strict=True):
-            np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), atol=2e-3)
+            np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), atol=2e-3, rtol=2e-3)
 
 
 def test_networks_have_a_rate_of_their_own(folder, one_device):
