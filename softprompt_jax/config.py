@@ -39,7 +39,8 @@ class PromptOptions:
     text: str | None = None
     """Text whose embeddings start the prompt with init=text, tiled or cut to the length."""
     file: str | None = None
-    """Prompt folder (or .npy file) that starts the prompt with init=file."""
+    """What starts the prompt with init=file: a prompt folder, the folder of a PEFT adapter, a .npy
+    file, or owner/name on the hub."""
     parameterization: Literal[
         "plain", "residual_mlp", "mlp", "lstm", "multitask", "dept", "prefix"
     ] = "plain"

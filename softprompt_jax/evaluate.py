@@ -158,7 +158,7 @@ def prepare(options: TaskOptions, split: str, examples: int | None, opened: Open
             "evaluate them apart."
         )
     says = {new: old for old, new in renames[0].items()}
-    said = tuple(says.get(label, label) for label in task.labels)
+    said = tuple(options.target_prefix + says.get(label, label) for label in task.labels)
     tokenizer = opened.files.load_tokenizer()
     config: Any = opened.files.config
     answer = options.max_target_length

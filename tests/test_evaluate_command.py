@@ -181,6 +181,16 @@ def test_a_trained_prompt_has_the_metrics_of_its_run(tmp_path, run):
     assert "ensemble" not in report
 
 
+def test_a_path_may_have_an_equals_sign(folder, run, tmp_path):
+    sweep = tmp_path / "lr=0.3"
+    sweep.mkdir()
+    (sweep / "best").symlink_to(folder / "one")
+    arguments = [*options_of(folder, "one"), "--json"]
+    named = json.loads(run(*arguments)[1])["prompts"]["one"]
+    path = str(sweep / "best")
+    assert json.loads(run(*arguments, "--prompts", path)[1])["prompts"] == {path: named}
+
+
 def test_first_examples_and_other_splits(folder, run):
     arguments = [*options_of(folder, "one"), "--task.test-file", folder / "test.jsonl", "--json"]
     report = json.loads(run(*arguments, "--split", "test", "--examples", "5")[1])
@@ -213,6 +223,9 @@ def test_renamed_labels(folder, monkeypatch, tmp_path):
     opened = evaluate.Opened({"p": prompt}, files, "float32", 4, one)
     job = evaluate.prepare(options, "validation", None, opened)
     assert job.said == qqp
+    prefixed = dataclasses.replace(options, target_prefix="answer ")
+    said = evaluate.prepare(prefixed, "validation", None, opened).said
+    assert said == ("answer not_duplicate", "answer duplicate")
     report = evaluate.evaluate(job, opened, False)
     predictor = sp.Predictor(load_model(card["model"]), {"p": prompt}, devices=1)
     best = predictor.score([row["text"] for row, _ in rows], qqp).argmax(axis=1)

@@ -214,7 +214,7 @@ def parse_prompts(text: str, named: bool) -> dict[str, Path]:
 
     Args:
         text: "boolq=runs/boolq/best,rte=runs/rte/best".
-        named: a folder must have a name; else one without goes by its path.
+        named: a folder must have a name; else one without goes by its path, which may have a "=".
 
     Raises:
         UserError: a name or a folder is missing, or a name comes twice.
@@ -222,14 +222,14 @@ def parse_prompts(text: str, named: bool) -> dict[str, Path]:
     folders: dict[str, Path] = {}
     for part in text.split(","):
         name, equals, folder = (piece.strip() for piece in part.partition("="))
-        if not equals and not named:
-            folder = name
+        if not named and (not equals or Path(part.strip()).expanduser().exists()):
+            name = folder = part.strip()
         if not name or not folder:
             wanted = "NAME=FOLDER,NAME=FOLDER" if named else "FOLDER,FOLDER"
             raise UserError(f"--prompts has the part {part!r}; write it as {wanted}.")
         if name in folders:
             raise UserError(f"--prompts has {name!r} twice; give each prompt once.")
-        folders[name] = Path(folder)
+        folders[name] = Path(folder).expanduser()
     return folders
 
 

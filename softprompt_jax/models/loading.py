@@ -26,6 +26,7 @@ from softprompt_jax.models.checkpoints import (
 from softprompt_jax.models.families import ModelConfig, build_module, config_from_hf
 from softprompt_jax.models.hub import fetch_description, fetch_weights, looks_like_hub_id
 from softprompt_jax.models.parameter_tables import TIED_HEAD, find_rule
+from softprompt_jax.models.raw_config import token_ids
 from softprompt_jax.models.tensor_files import (
     SafetensorsSource,
     ShardedSource,
@@ -226,6 +227,8 @@ def _from_folder(name: str, folder: Path, weights_folder: Callable[[], Path]) ->
             "format, or the path of a .gguf file."
         )
     raw = read_json(folder / "config.json")
+    if (generation := folder / "generation_config.json").is_file():
+        raw = _with_all_ends(raw, read_json(generation))
     return ModelFiles(
         name,
         config_from_hf(raw),
@@ -233,6 +236,14 @@ def _from_folder(name: str, folder: Path, weights_folder: Callable[[], Path]) ->
         lambda: open_weights(weights_folder()),
         lambda: _auto_tokenizer(name, folder),
     )
+
+
+def _with_all_ends(raw: dict[str, Any], generation: dict[str, Any]) -> dict[str, Any]:
+    """The config with the end tokens of `generation_config.json`, where chat models have more."""
+    ends = token_ids(raw.get("eos_token_id"))
+    more = [end for end in token_ids(generation.get("eos_token_id")) if end not in ends]
+    # The config's own come first: targets end with the first one.
+    return {**raw, "eos_token_id": [*ends, *more]} if more else raw
 
 
 def open_weights(folder: Path) -> TensorSource:
@@ -270,12 +281,13 @@ def _with_known_names(source: TensorSource, family: str) -> TensorSource:
 def _settle_head(config: ModelConfig, source: TensorSource) -> ModelConfig:
     """Whether the head is the embedding, as the weights have it.
 
-    A config's `tie_word_embeddings` cannot be relied on: transformers 5 writes true for every T5,
-    and a checkpoint that keeps one copy of a shared tensor holds no head of its own.
+    T5's `tie_word_embeddings` cannot be relied on: transformers 5 writes true for every T5, and a
+    checkpoint that keeps one copy of a shared tensor holds no head of its own. Elsewhere a head
+    that the config promises and the weights lack is missing.
     """
     names = source.names()
     if TIED_HEAD not in names:
-        return dataclasses.replace(config, tied=True)
+        return dataclasses.replace(config, tied=True) if config.family == "t5" else config
     embedding = next(
         (n for n in names if (find_rule(config.family, n) or ("",))[0] == "embedding"), None
     )
@@ -291,7 +303,9 @@ def _auto_tokenizer(name: str, folder: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
     except Exception as error:  # transformers raises whatever the tokenizer's own code meets
         reason = re.sub(r"\s+", " ", str(error)).strip().rstrip(".")[:300]
         raise UserError(

@@ -63,7 +63,7 @@ class SoftPrompt:
             init: `random_uniform`, `sampled_vocab`, `class_labels`, `text` or `file`.
             labels: the task's labels, for `class_labels`.
             text: the text to embed, for `text`.
-            file: a prompt folder or .npy file, for `file`.
+            file: as of `load_vectors`, for `file`.
             vocab: the pool of `sampled_vocab` and of what `class_labels` leaves free.
             uniform_range: low and high of `random_uniform`.
             seed: of every draw.
@@ -239,35 +239,23 @@ def read_folder(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def load_vectors(path: str | Path, length: int, config: Any) -> Float[Array, "length d_model"]:
-    """The vectors of a prompt folder or .npy file, to start a prompt from.
+    """The vectors of a prompt in any form that `exchange.read_prompt` knows, to start one from.
 
     Args:
-        path: a folder that `SoftPrompt.save` wrote, or a .npy file.
+        path: a prompt folder, the folder of a PEFT adapter, a .npy file, or "owner/name" on the
+            hub.
         length: number of virtual tokens wanted.
         config: of the model, for its width.
 
     Raises:
         UserError: there is no such file, it is damaged, or it has another shape.
     """
-    path = Path(path)
-    if path.suffix == ".npy":
-        try:
-            with path.open("rb") as file:
-                vectors = np.lib.format.read_array(file, allow_pickle=False)
-        except Exception as error:  # numpy lets through whatever its parser of headers meets
-            raise UserError(
-                f"The prompt file {path} cannot be read ({error}); give a .npy file of floats."
-            ) from None
-    else:
-        vectors = np.asarray(SoftPrompt.load(path).vectors)
-    if vectors.shape != (length, config.d_model) or vectors.dtype.kind != "f":
+    from softprompt_jax.exchange.repository import read_prompt  # a later room
+
+    vectors = np.asarray(read_prompt(path).vectors)
+    if vectors.shape != (length, config.d_model):
         raise UserError(
-            f"The prompt in {path} has shape {list(vectors.shape)} and type {vectors.dtype}, but "
-            f"this run needs floats of shape [{length}, {config.d_model}]; set --prompt.length or "
-            "choose a prompt of this model."
+            f"The prompt in {path} has shape {list(vectors.shape)}, but this run needs "
+            f"[{length}, {config.d_model}]; set --prompt.length or choose a prompt of this model."
         )
-    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and is refused
-        vectors = vectors.astype(np.float32)
-    if not np.isfinite(vectors).all():
-        raise UserError(f"The prompt in {path} holds numbers that are not finite; choose another.")
     return jnp.asarray(vectors)

@@ -3,6 +3,7 @@
 import fnmatch
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -14,7 +15,7 @@ from tiny_models import make_tiny
 
 from softprompt_jax.errors import UserError
 from softprompt_jax.models import hub, loading
-from softprompt_jax.models.loading import load_model, resolve_model
+from softprompt_jax.models.loading import load_model, load_tokenizer, resolve_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -33,6 +34,35 @@ def test_a_folder(tiny):
     assert model.name == str(tiny)
     assert model.module.embedding[...].dtype == "bfloat16"
     assert model.tokenizer("the cat")["input_ids"] == files.load_tokenizer()("the cat")["input_ids"]
+
+
+def test_all_end_tokens_are_known(tiny, tmp_path):
+    """Chat models name more of them for generation; targets end with the config's own."""
+    folder = make_tiny(tmp_path / "chat", "gpt2")
+    (folder / "generation_config.json").write_text('{"eos_token_id": [7, 1, 9]}')
+    files = resolve_model(str(folder))
+    assert files.config.eos_ids == (1, 7, 9)
+    assert files.raw_config["eos_token_id"] == [1, 7, 9]
+    (folder / "generation_config.json").write_text('{"eos_token_id": 1}')
+    assert resolve_model(str(folder)).raw_config == resolve_model(str(tiny)).raw_config
+    (folder / "generation_config.json").write_text("[")
+    with pytest.raises(UserError, match=r"generation_config\.json cannot be read"):
+        resolve_model(str(folder))
+
+
+def test_code_of_a_tokenizer_is_not_run(tiny, tmp_path, monkeypatch):
+    """Nor is anybody asked whether it may be."""
+    folder = tmp_path / "hostile"
+    shutil.copytree(tiny, folder)
+    (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass T: pass\n")
+    own = {"tokenizer_class": "T", "auto_map": {"AutoTokenizer": ["code.T", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(own))
+    (folder / "config.json").write_text('{"model_type": "of its own"}')
+    (folder / "tokenizer.json").unlink()
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("somebody was asked"))
+    with pytest.raises(UserError, match="The tokenizer of"):
+        load_tokenizer(str(folder))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_home_folder(tiny, monkeypatch):

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from softprompt_jax.data import encode_choices, encode_targets
 from softprompt_jax.errors import UserError
+from softprompt_jax.exchange import export_peft
 from softprompt_jax.models import load_model
 from softprompt_jax.prompts import SoftPrompt
 from softprompt_jax.prompts.initializers import ordinary_ids
@@ -276,13 +277,16 @@ def test_no_text(loaded, content):
 # --- file ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["folder", "npy", "npy of float64"])
+@pytest.mark.parametrize("kind", ["folder", "npy", "npy of float64", "adapter"])
 def test_file(loaded, tmp_path, kind):
     vectors = np.random.default_rng(0).normal(size=(6, 32)).astype(np.float32)
     path = tmp_path / "prompt.npy"
     if kind == "folder":
         path = tmp_path / "prompt"
         SoftPrompt(jnp.asarray(vectors), {"task": "other"}).save(path)
+    elif kind == "adapter":
+        path = tmp_path / "adapter"
+        export_peft(SoftPrompt(jnp.asarray(vectors)), path, model=loaded["llama"])
     else:
         np.save(path, vectors.astype(np.float64) if "64" in kind else vectors)
     for given in (path, str(path)):
