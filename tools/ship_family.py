@@ -107,7 +107,7 @@ def card(name: str, model: LanguageModel, parameters: int) -> str:
     if name in GROWN:
         origin = f"grown from {GROWN[name]} and pre-trained further"
         before = (
-            f"{GROWN[name]} of this package made wider, which leaves what it computes as it\n"
+            f"{GROWN[name]} of this package made wider,\nwhich leaves what it computes as it "
             "was (softprompt_jax/pretraining/growth.py); then\n"
         )
     return f"""# {name}

@@ -11,7 +11,7 @@ from torch_reference import torch_logits
 import softprompt_jax
 from softprompt_jax.models.families import parameter_count
 from softprompt_jax.models.loading import OWN
-from softprompt_jax.pretraining.family import NAMES
+from softprompt_jax.pretraining.family import GROWN, NAMES
 
 TEXT = "The old man and his dog went down to the river, and when they came to the bridge"
 
@@ -47,7 +47,7 @@ def test_the_curve_and_the_card_are_of_this_model(name):
     lines = [json.loads(line) for line in (OWN[name] / "curve.jsonl").read_text().splitlines()]
     for objective in ("span_corruption", "prefix_lm"):
         perplexities = [line["perplexity"] for line in lines if line["objective"] == objective]
-        assert len(perplexities) >= 8
+        assert len(perplexities) >= (3 if name in GROWN else 8)
         assert perplexities[-1] < perplexities[0]
     count = parameter_count(softprompt_jax.load_model(name).config)
     card = (OWN[name] / "README.md").read_text()
