@@ -1,6 +1,9 @@
-"""`python -m softprompt_jax`: the commands, in one line each."""
+"""`python -m softprompt_jax`: the commands, in one line each; with a name after it, that one."""
 
 import ast
+import runpy
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 COMMANDS = (
@@ -29,5 +32,22 @@ def overview() -> str:
     return "\n".join(lines)
 
 
+def main(arguments: Sequence[str]) -> int:
+    """Runs `softprompt_jax.COMMAND` with what follows its name; without one, lists them."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(
+            f"error: There is no command {name}; choose one of {', '.join(COMMANDS)}.",
+            file=sys.stderr,
+        )
+        return 2
+    sys.argv = [name, *rest]
+    runpy.run_module(f"softprompt_jax.{name}", run_name="__main__", alter_sys=True)
+    return 0  # not reached: a command ends by itself
+
+
 if __name__ == "__main__":
-    print(overview())
+    sys.exit(main(sys.argv[1:]))

@@ -14,7 +14,8 @@ class ModelOptions:
     """The frozen language model."""
 
     name: str = "smollm2-135m"
-    """Hub id, local folder, .gguf file or a built-in name: smollm2-135m, t5-nano, t5-micro."""
+    """Hub id, local folder, .gguf file or a built-in name: smollm2-135m, t5-nano, t5-micro,
+    t5-mini."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the frozen weights and activations; auto: bfloat16 on TPU and GPU, float32 on CPU."""
     dropout_rate: float = 0.0
@@ -95,10 +96,11 @@ class TaskOptions:
     """Column of plain text for language modelling: the second half of each text follows the first;
     replaces input_column and target_column. A .txt file has one text a line."""
     labels: tuple[str, ...] | None = None
-    """The labels of a classification task; found in the training rows when not given."""
+    """The labels of a classification task, of two the positive one second; found in the training
+    rows when not given."""
     metrics: tuple[str, ...] | None = None
     """Metrics of your own files, their mean chooses the best prompt; default: accuracy, or
-    exact_match for free text."""
+    exact_match for free text. f1 and multirc_f1a need the labels."""
     evaluation: Literal["score", "generate", "likelihood"] | None = None
     """score: the likeliest label; generate: greedy text that must match; likelihood: of the target.
     Default: the task's."""
@@ -110,7 +112,8 @@ class TaskOptions:
     train_examples: int | None = None
     """Train on the first so many examples of a task only; None: all."""
     data_dir: str | None = None
-    """Folder of tensorflow-datasets; None: TFDS_DATA_DIR, or its own default."""
+    """Folder of tensorflow-datasets, for the tasks that are from there; None: TFDS_DATA_DIR, or its
+    own default."""
     cache_dir: str | None = None
     """Folder that keeps tokenised data for later runs; None: `cache` in the run's folder."""
     task_prefix: bool = False
@@ -189,7 +192,7 @@ class TrainOptions:
     """A checkpoint too when the last one is so many minutes old; None: by steps only."""
     keep_steps: tuple[int, ...] = ()
     """Steps after which the prompt (or the tuned model) is also written to `kept/<step>` in the
-    run's folder; 0: as it starts."""
+    run's folder, at most `steps`; 0: as it starts."""
     log_every: int = 10
     """Steps between lines in metrics.jsonl."""
 

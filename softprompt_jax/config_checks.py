@@ -1,6 +1,7 @@
 """Values that no run can have, refused before any work starts."""
 
 import dataclasses
+import math
 import re
 import types
 import typing
@@ -62,8 +63,12 @@ def check(config: BaseConfig) -> None:
         value = values[name]
         if value is not None and not 0 < value < float("inf"):
             raise UserError(f"--{name} is {value}; it must be a positive number.")
-    if min(config.train.keep_steps, default=0) < 0:
-        raise UserError(f"--train.keep_steps has {min(config.train.keep_steps)}; steps start at 0.")
+    for step in config.train.keep_steps:
+        if not 0 <= step <= config.train.steps:
+            raise UserError(
+                f"--train.keep_steps has {step}; it must be in 0 to --train.steps, which is "
+                f"{config.train.steps}."
+            )
     if not 0 <= config.model.dropout_rate < 1:
         raise UserError(
             f"--model.dropout_rate is {config.model.dropout_rate}; it must be in [0, 1)."
@@ -87,7 +92,11 @@ def check(config: BaseConfig) -> None:
     if isinstance(config, RunConfig):
         _check_prompt(config)
         _check_parameterization(config)
-        _check_mixture(config.task)
+        _check_task(config.task)
+    for name, value in values.items():
+        for each in value if isinstance(value, tuple) else (value,):
+            if isinstance(each, float) and not math.isfinite(each):
+                raise UserError(f"--{name} has {each}; it must be a finite number.")
 
 
 def _check_label_loss(config: BaseConfig) -> None:
@@ -191,17 +200,38 @@ def parse_mixture(mixture: Sequence[str]) -> tuple[tuple[str, ...], tuple[float,
     return tuple(names), tuple(rates) or None
 
 
-def _check_mixture(options: TaskOptions) -> None:
+# Of a task of files; the columns have defaults, so they alone do not tell that it is one.
+FILE_OPTIONS = (
+    *("train_file", "validation_file", "test_file", "input_template", "text_column"),
+    *("answer_separator", "labels", "metrics"),
+)
+COLUMNS = ("input_column", "target_column")
+
+
+def has_files(options: TaskOptions) -> bool:
+    """Whether the task is one of files, or is at least asked for as one."""
+    return any(getattr(options, name) is not None for name in FILE_OPTIONS)
+
+
+def _check_task(options: TaskOptions) -> None:
     _, rates = parse_mixture(options.mixture)
     if options.mixture_limit is not None and (rates or not options.mixture):
         raise UserError(
             "--task.mixture_limit bounds the tasks of a --task.mixture without rates; leave it out."
         )
-    if options.mixture and options.train_file is not None:
-        raise UserError(
-            "--task.mixture mixes built-in tasks; leave out --task.train_file, or register your "
-            "own task in Python."
-        )
+    defaults = TaskOptions()
+    for name in (*FILE_OPTIONS, *COLUMNS):
+        if getattr(options, name) == getattr(defaults, name):
+            continue
+        if options.mixture:
+            raise UserError(
+                f"--task.mixture mixes built-in tasks; leave out --task.{name}, or register your "
+                "own task in Python."
+            )
+        if not has_files(options):
+            raise UserError(
+                f"--task.{name} is of a task of files; leave it out, or give --task.train_file."
+            )
 
 
 def check_types(config: Any, prefix: str = "") -> None:

@@ -33,7 +33,7 @@ import numpy as np
 
 from softprompt_jax.command_line import Parser, run_command
 from softprompt_jax.config import TaskOptions
-from softprompt_jax.data.tokenization import encode_choices, encode_inputs
+from softprompt_jax.data.tokenization import encode_choices, encode_inputs, without_prefix
 from softprompt_jax.errors import UserError
 from softprompt_jax.files import write_text
 from softprompt_jax.inference import ensembles
@@ -114,6 +114,7 @@ class Job:
             is generated.
         renamed: from these words to the task's, where they differ.
         max_new_tokens: of a generated answer.
+        target_prefix: what the prompts were trained to say before it.
     """
 
     task: Task
@@ -124,6 +125,7 @@ class Job:
     said: tuple[str, ...]
     renamed: Mapping[str, str]
     max_new_tokens: int
+    target_prefix: str
 
 
 def prepare(options: TaskOptions, split: str, examples: int | None, opened: Opened) -> Job:
@@ -198,6 +200,7 @@ def prepare(options: TaskOptions, split: str, examples: int | None, opened: Open
         said if task.evaluation == "score" else (),
         renames[0],
         options.max_target_length,
+        options.target_prefix,
     )
 
 
@@ -280,7 +283,8 @@ def generate_all(predictor: Predictor, job: Job, prompts: Sequence[str]) -> list
     for texts in _parts(job.texts, predictor, prompts):
         told = ensembles.generate_with_each(predictor, prompts, texts, job.max_new_tokens)
         for own, more in zip(answers, told, strict=True):
-            own += [job.renamed.get(text, text) for text in more]
+            plain = (without_prefix(text, job.target_prefix) for text in more)
+            own += [job.renamed.get(text, text) for text in plain]
     return answers
 
 

@@ -5,7 +5,7 @@ import errno
 import glob
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from softprompt_jax.errors import UserError
@@ -21,19 +21,39 @@ def write_text(path: Path, text: str) -> None:
     os.replace(fresh, path)
 
 
-def check_replaceable(folder: Path, kind: str, file: str) -> None:
+def check_replaceable(
+    folder: Path,
+    kind: str,
+    needed: Collection[str],
+    allowed: Collection[str] | None = None,
+    folders: Collection[str] = (),
+) -> None:
     """Refuses to replace a folder that holds other things than we put there.
 
     Args:
         folder: to be replaced.
         kind: what it may hold, in words.
-        file: name of the file by which such a folder is known.
+        needed: names of the files by which such a folder is known.
+        allowed: names of all that it may hold; None: any files that are not hidden.
+        folders: names of folders that it may hold beside any files.
 
     Raises:
-        UserError: it is neither absent nor empty nor of that kind.
+        UserError: it is neither absent nor empty nor of that kind, or the current folder.
     """
-    free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-    if not free and not (folder / file).is_file():
+    if not folder.exists():
+        return
+    if folder.resolve() == Path.cwd():
+        raise UserError(f"{folder} is the current folder, which saving replaces; name another.")
+    held = list(folder.iterdir()) if folder.is_dir() else [folder]
+    names = {path.name for path in held}
+    if allowed is None:
+        ours = all(
+            path.name in folders or (path.is_file() and not path.name.startswith("."))
+            for path in held
+        )
+    else:
+        ours = names <= set(allowed)
+    if held and not (ours and set(needed) <= names):
         raise UserError(
             f"{folder} holds something else than a {kind}, which saving would delete; choose "
             "another folder."
@@ -50,8 +70,10 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    # By number only: that of a folder whose name goes on after ours may be under way.
     for unfinished in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
-        shutil.rmtree(unfinished, ignore_errors=True)
+        if unfinished.name.removeprefix(f".{folder.name}.").removesuffix(".tmp").isdecimal():
+            shutil.rmtree(unfinished, ignore_errors=True)
     fresh.mkdir()
     try:
         yield fresh

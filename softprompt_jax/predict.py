@@ -163,6 +163,11 @@ def _answer_file(
 ) -> None:
     """Answers a file in chunks, into the output file or to standard output."""
     chunk_rows = BATCHES_A_CHUNK * options.batch_size
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(
+            f"The input {path} is a pipe, which cannot be read twice; give a file, or pipe the "
+            "rows to standard input without --input."
+        )
     try:
         with path.open("rb") as file:
             digest, n_lines = _digest_and_lines(file)

@@ -12,14 +12,17 @@ from softprompt_jax.command_line import load_command_config, run_command
 from softprompt_jax.pretraining.config import PretrainConfig
 from softprompt_jax.pretraining.run import pretrain
 from softprompt_jax.training import processes
+from softprompt_jax.training.interrupt import INTERRUPTED
 from softprompt_jax.training.report import report
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Trains, and prints what came of it."""
+    """Trains, and prints what came of it; `INTERRUPTED` where the run waits to be continued."""
     config = load_command_config(arguments, PretrainConfig, "softprompt_jax.pretrain", __doc__)
     result = pretrain(config)
-    if result.finished and processes.is_first():
+    if not result.finished:
+        return INTERRUPTED
+    if processes.is_first():
         print(report(result, config.model.name))
     return 0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import softprompt_jax
-from softprompt_jax.__main__ import COMMANDS, overview
+from softprompt_jax.__main__ import COMMANDS, main, overview
 
 PACKAGE = Path(softprompt_jax.__file__).parent
 
@@ -45,6 +45,27 @@ def test_help_explains_every_option(name, monkeypatch, capsys):
     told = capsys.readouterr().out
     assert f"softprompt_jax.{name}" in told
     assert [flag for flag, text in explained.items() if not text] == []
+
+
+def test_the_package_runs_a_command(monkeypatch, capsys):
+    """What follows the name is the command's, and so is its status."""
+    for arguments, status, told in (
+        (["inspect_task", "--config"], 2, "error: --config needs a file"),
+        (["inspect_task", "--help"], 0, "softprompt_jax.inspect_task"),
+    ):
+        monkeypatch.setattr(sys, "argv", [])
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        assert end.value.code == status
+        assert told in "".join(capsys.readouterr())
+
+
+def test_a_command_that_is_none(capsys):
+    assert main(["trian", "--train.steps", "5"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: There is no command trian; choose one of train, ")
+    assert err.count("\n") == 1
 
 
 def test_the_package_runs():

@@ -240,6 +240,15 @@ def test_renamed_labels(folder, monkeypatch, tmp_path):
     )
     report = evaluate.evaluate(job, opened, False)
     assert report["prompts"]["p"]["accuracy"] == 0.5
+    # So is what is said before each of them.
+    job = evaluate.prepare(prefixed, "validation", None, opened)
+    monkeypatch.setattr(
+        sp.Predictor,
+        "generate",
+        lambda self, texts, *_: ["answer duplicate", "not_duplicate"][: len(texts)],
+    )
+    report = evaluate.evaluate(job, opened, False)
+    assert report["prompts"]["p"]["accuracy"] == 1.0
     # Prompts of both tasks say different words.
     other = SoftPrompt(prompt.vectors, card | {"task": "glue/mrpc"})
     opened = evaluate.Opened({"p": prompt, "q": other}, files, "float32", 4, one)

@@ -147,3 +147,12 @@ def test_files_may_be_read_by_whom_the_umask_lets(tmp_path):
     finally:
         os.umask(before)
     assert (tmp_path / "folder" / "a.txt").stat().st_mode & 0o777 == 0o640
+
+
+def test_unfinished_work_on_a_folder_of_a_longer_name_is_left_alone(tmp_path):
+    """`wsc` is a beginning of `wsc.fixed`, which another process may be writing."""
+    other = tmp_path / ".wsc.fixed.123.tmp"
+    other.mkdir()
+    (tmp_path / ".wsc.99.tmp").mkdir()
+    write_version(tmp_path / "wsc", "one")
+    assert siblings(other) == [".wsc.fixed.123.tmp", "wsc"]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -390,6 +391,13 @@ def test_mistakes(small, run, no_weights, tmp_path, arguments, message):
     assert len(err.splitlines()) == 1
     assert rows.read_bytes() == b"".join(map(line_of, ROWS))
     assert [each.name for each in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_a_pipe_is_no_input_file(small, run, no_weights, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    status, out, err = run("--prompts", small[1], "--input", tmp_path / "pipe")
+    assert (status, out) == (2, "")
+    assert "is a pipe, which cannot be read twice" in err
 
 
 def test_prompts_that_do_not_fit(small, run, no_weights, tmp_path):

@@ -1,8 +1,10 @@
 """What the training command prints, and how it ends."""
 
+import importlib.util
 import os
 import runpy
 import sys
+from pathlib import Path
 
 import pytest
 from small_runs import changed, small_config, write_recipe
@@ -10,6 +12,7 @@ from small_runs import changed, small_config, write_recipe
 from softprompt_jax import command_line
 from softprompt_jax.config import RunConfig
 from softprompt_jax.errors import UserError
+from softprompt_jax.training.workdir import TrainResult
 
 
 def run(monkeypatch, capfd, *arguments):
@@ -62,6 +65,18 @@ def test_a_run_that_diverges_fails_in_one_sentence(tmp_path, monkeypatch, capfd)
     (told,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert "not finite at step 1; what was best before is in" in told
     assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("command", ["train", "pretrain"])
+def test_a_run_that_was_told_to_stop_is_no_success(monkeypatch, capsys, command):
+    spec = importlib.util.find_spec(f"softprompt_jax.{command}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    stopped = TrainResult(None, {}, Path("run"), None, False, 1.0, None)
+    monkeypatch.setattr(module, command, lambda _: stopped)
+    monkeypatch.setattr(module, "load_command_config", lambda *_: None)
+    assert module.main([]) == 143
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,7 @@ def labels_that_are_one(place):
     return [*place.data("train", *rows), "--task.validation_file", place.path("spoilt.jsonl")]
 
 
-@case("raise max_target_length")
+@case("Task sentiment, train: The label ")
 def label_that_is_cut(place):
     return [*place.recipe, "--task.max_target_length", "1"]
 
@@ -222,6 +222,12 @@ def label_that_is_cut(place):
 @case("max_input_length is 1, which leaves no room")
 def no_room_for_input(place):
     return [*place.recipe, "--task.max_input_length", "1"]
+
+
+@case("Task sentiment, validation: Row 0 (counted from 0) has 2 accepted answers, and the metric")
+def metric_that_answers_cannot_bear(place):
+    options = ("--task.metrics", "macro_f1", "--task.evaluation", "generate")
+    return [*place.data("validation", ROW.replace('"positive"', '["good", "fine"]')), *options]
 
 
 @case("has no column 'words'")

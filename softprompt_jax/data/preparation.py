@@ -11,7 +11,7 @@ from softprompt_jax.config_checks import parse_mixture
 from softprompt_jax.data.buckets import Shape, plan_shapes
 from softprompt_jax.data.cache import TokenCache
 from softprompt_jax.data.mixing import Mixing, concatenate, limited_rates
-from softprompt_jax.data.splits import Split, read_split
+from softprompt_jax.data.splits import Split, read_split, telling_where
 from softprompt_jax.data.tokenization import TokenizedExamples, encode_choices
 from softprompt_jax.errors import UserError
 from softprompt_jax.tasks import Task
@@ -61,7 +61,8 @@ def prepare_data(
 
     Raises:
         UserError: a split is missing or has a row that cannot be used, or labels look the same to
-            the model, or a loss among labels has rows of other targets.
+            the model, or a loss among labels has rows of other targets, or a metric cannot do with
+            the answers.
     """
     for task in tasks:
         for name in ("train", "validation"):
@@ -91,12 +92,17 @@ def prepare_data(
         rates = limited_rates(counts, config.task.mixture_limit)
     options = config.train
     held_out = [
-        (task, split)
+        (task, name, split)
         for task, each in zip(tasks, splits, strict=True)
         for name, split in each.items()
         if name != "train"
     ]
-    evaluated = [*held_out, *zip(transfer, others, strict=True)]
+    evaluated = [
+        *held_out,
+        *((task, task.splits[-1], split) for task, split in zip(transfer, others, strict=True)),
+    ]
+    for task, name, split in evaluated:
+        _check_metrics(task, name, split)
     return RunData(
         splits=splits,
         examples=examples,
@@ -104,8 +110,8 @@ def prepare_data(
         shapes=plan_shapes(examples.input_lengths, examples.target_lengths, options.max_shapes),
         transfer=others,
         evaluation_shapes=plan_shapes(
-            np.concatenate([split.examples.input_lengths for _, split in evaluated]),
-            np.concatenate([_evaluated_targets(task, split) for task, split in evaluated]),
+            np.concatenate([split.examples.input_lengths for _, _, split in evaluated]),
+            np.concatenate([_evaluated_targets(task, split) for task, _, split in evaluated]),
             min(EVALUATION_SHAPES, options.max_shapes),
         ),
     )
@@ -120,6 +126,13 @@ def _check_targets(tasks: Sequence[Task], splits: Sequence[dict[str, Split]]) ->
                 f"Task {task.name} has {others} training rows whose target is none of its labels; "
                 "mend them or leave out --train.loss labels."
             )
+
+
+def _check_metrics(task: Task, name: str, split: Split) -> None:
+    """Finds answers that a metric cannot do with, such as several or none that is a number."""
+    if task.evaluation != "likelihood":
+        with telling_where(task, name):
+            task.evaluate([each.answers[0] for each in split.references], split.references)
 
 
 def _evaluated_targets(task: Task, split: Split) -> np.ndarray:

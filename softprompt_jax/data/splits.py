@@ -1,5 +1,6 @@
 """From a task's split to its tokens, and what predictions on it are judged by."""
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -12,6 +13,7 @@ import softprompt_jax
 from softprompt_jax.config import TaskOptions
 from softprompt_jax.data.cache import TokenCache, cache_key, tokenizer_fingerprint
 from softprompt_jax.data.tokenization import TokenizedExamples, tokenize_pairs
+from softprompt_jax.errors import UserError
 from softprompt_jax.tasks import Reference, Task
 
 
@@ -66,6 +68,7 @@ def read_split(
             split=name,
             data=task.fingerprint(name),
             labels=task.labels,
+            judged=[task.evaluation, task.questions is not None],
             target_prefix=options.target_prefix,
             truncate=task.truncate,
             suffix=task.input_suffix,
@@ -89,21 +92,31 @@ def read_split(
             return Split(examples, references, extra["label_counts"])
 
     rows = _Rows(task, options, name)
-    examples = tokenize_pairs(
-        rows.pairs(),
-        tokenizer,
-        config,
-        options.max_input_length,
-        options.max_target_length,
-        task.truncate,
-        keep_suffix=task.input_suffix,
-        labels=[options.target_prefix + label for label in task.labels],
-    )
+    with telling_where(task, name):
+        examples = tokenize_pairs(
+            rows.pairs(),
+            tokenizer,
+            config,
+            options.max_input_length,
+            options.max_target_length,
+            task.truncate,
+            keep_suffix=task.input_suffix,
+            labels=[options.target_prefix + label for label in task.labels],
+        )
     counts = {label: rows.counts[label] for label in task.labels}
     if key is not None and cache is not None:
         references = [[list(r.answers), r.group, r.holds] for r in rows.references]
         cache.save(key, examples, {"references": references, "label_counts": counts})
     return Split(examples, rows.references, counts)
+
+
+@contextlib.contextmanager
+def telling_where(task: Task, split: str) -> Iterator[None]:
+    """A mistake within names the task and the split."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"Task {task.name}, {split}: {error}") from None
 
 
 def cache_folder(options: TaskOptions, workdir: str) -> Path:
@@ -118,6 +131,7 @@ class _Rows:
         self._task = task
         self._options = options
         self._name = name
+        self._examples = task.split(name)
         self.references: list[Reference] = []
         self.counts: Counter[str] = Counter()
 
@@ -125,15 +139,13 @@ class _Rows:
         task, prefix = self._task, self._options.task_prefix
         known = set(task.labels)
         if self._name == "train":
-            rows = (
-                pair for example in task.split("train") for pair in task.text_pairs(example, prefix)
-            )
+            rows = (pair for example in self._examples for pair in task.text_pairs(example, prefix))
             for text, target in itertools.islice(rows, self._options.train_examples):
                 if target in known:
                     self.counts[target] += 1
                 yield text, self._options.target_prefix + target
             return
-        for example in task.split(self._name):
+        for example in self._examples:
             for text, reference in task.evaluation_rows(example, prefix):
                 self.references.append(reference)
                 if reference.answers[0] in known:

@@ -11,6 +11,7 @@ How text becomes tokens, the same in training, evaluation and prediction:
 """
 
 import dataclasses
+import hashlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
@@ -76,6 +77,17 @@ class TokenizedExamples:
             input_offsets=self.input_offsets[: count + 1],
             target_offsets=self.target_offsets[: count + 1],
         )
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change with any row's ids."""
+        digest = hashlib.sha256()
+        for flat, offsets in (
+            (self.inputs, self.input_offsets),
+            (self.targets, self.target_offsets),
+        ):
+            digest.update(np.ascontiguousarray(offsets).data)
+            digest.update(np.ascontiguousarray(flat[: offsets[-1]]).data)
+        return digest.hexdigest()[:16]
 
     @property
     def input_lengths(self) -> np.ndarray:
@@ -293,6 +305,27 @@ def encode_targets(targets: Sequence[str], tokenizer: Any, config: TokenConfig) 
         while ids and ids[-1] in config.eos_ids:
             ids.pop()
     return rows
+
+
+def decode_answers(ids_NxT: np.ndarray, tokenizer: Any, config: TokenConfig) -> list[str]:
+    """The text of each generated row up to its end of sequence.
+
+    What follows that is padding, which may have the id of an ordinary token.
+    """
+    ends_NxT = np.isin(ids_NxT, config.eos_ids)
+    rows = [
+        ids[: ends.argmax()] if ends.any() else ids
+        for ids, ends in zip(ids_NxT, ends_NxT, strict=True)
+    ]
+    return tokenizer.batch_decode(rows, skip_special_tokens=True)
+
+
+def without_prefix(answer: str, target_prefix: str) -> str:
+    """A generated answer without the text that the model says before each target.
+
+    A prefix that is a special token is gone already, since decoding leaves such tokens out.
+    """
+    return answer.strip().removeprefix(target_prefix.strip()).strip()
 
 
 def encode_choices(choices: Sequence[str], tokenizer: Any, config: TokenConfig) -> list[list[int]]:

@@ -35,7 +35,7 @@ from softprompt_jax.exchange.outside import (
     read_json_object,
 )
 from softprompt_jax.exchange.peft_prefix import prefix_of_rows, rows_of_prefix
-from softprompt_jax.files import recover_folder, replace_folder
+from softprompt_jax.files import check_replaceable, recover_folder, replace_folder
 from softprompt_jax.models.hub import looks_like_hub_id
 from softprompt_jax.models.language_model import LanguageModel
 from softprompt_jax.models.loading import ModelFiles
@@ -104,7 +104,8 @@ def write_adapter(
         UserError: the vectors are not finite, or there is something else in the folder.
     """
     folder = folder.absolute()
-    _check_target(folder)
+    known = (CONFIG_FILE, CARD_FILE)
+    check_replaceable(folder, "exported prompt", known, (*known, TENSOR_FILE, README_FILE))
     card = {**prompt.card, "format": FORMAT, "length": prompt.length}
     if isinstance(prompt, SoftPrompt):
         vectors = check_vectors(prompt.vectors, "memory")
@@ -123,19 +124,6 @@ def write_adapter(
         safetensors.numpy.save_file({TENSOR: vectors}, fresh / TENSOR_FILE, {"format": "pt"})
         for name, text in texts.items():
             (fresh / name).write_text(text, encoding="utf-8")
-
-
-def _check_target(folder: Path) -> None:
-    """A folder is replaced only if it holds an export and nothing beside it."""
-    ours = {CONFIG_FILE, TENSOR_FILE, CARD_FILE, README_FILE}
-    if not folder.exists():
-        return
-    held = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
-    if held and not {CONFIG_FILE, CARD_FILE} <= held <= ours:
-        raise UserError(
-            f"{folder} holds something else than an exported prompt, which would be deleted; "
-            "choose another folder."
-        )
 
 
 # ----------------------------------------------------------------------------------------- import

@@ -29,7 +29,7 @@ def batch_rows(
 
     Args:
         rows: token ids, at least one each.
-        batch_size: rows a batch; a power of two below that where there are not so many rows.
+        batch_size: rows a batch; a power of two where that holds all rows and is smaller.
         multiple: of which the number of rows is one.
         longest: as for `padded_length`.
 
@@ -42,6 +42,7 @@ def batch_rows(
         size = 1
         while size < len(rows):
             size *= 2
+    size = min(size, batch_size)
     size = -(-size // multiple) * multiple
     widths = np.array([padded_length(len(row), longest) for row in rows])
     different = np.unique(widths).tolist()

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Float
 
 from softprompt_jax.config import ParallelOptions
+from softprompt_jax.data.tokenization import decode_answers
 from softprompt_jax.errors import UserError
 from softprompt_jax.exchange import read_any_prompt
 from softprompt_jax.inference import compiled
@@ -67,6 +68,8 @@ class Predictor:
         places: int | None = None,
         prompt_length: int | None = None,
     ):
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}; it must be at least 1.")
         prompts = dict(prompts or {})
         for prompt in prompts.values():
             prompt.check_fits(model.config, model.name)
@@ -129,6 +132,9 @@ class Predictor:
         loaded = {name: read_any_prompt(source) for name, source in prompts.items()}
         check_dtype(dtype)
         files = resolve_model(model)
+        for prompt in loaded.values():  # before the weights are read
+            prompt.check_fits(files.config, files.name)
+        check_together(loaded)
         parallel = parallel or ParallelOptions()
         if devices is not None:
             parallel = dataclasses.replace(parallel, devices=devices)
@@ -263,6 +269,8 @@ class Predictor:
         names = self._names(prompts, texts)
         if numbers is not None and len(numbers) != len(texts):
             raise UserError(f"There are {len(texts)} texts but {len(numbers)} numbers.")
+        if numbers is not None and not all(0 <= number < 2**31 for number in numbers):
+            raise UserError("A text has a number that is not at least 0 and below 2**31.")
         own = np.asarray(range(len(texts)) if numbers is None else numbers, np.int32)
         if not texts:  # transformers decodes an empty batch to one empty text
             return []
@@ -276,7 +284,7 @@ class Predictor:
                     rows,
                     sampling,
                     index,
-                    self.model.tokenizer,
+                    self.model,
                     stop,
                     on_text,
                 )
@@ -291,7 +299,7 @@ class Predictor:
             output = compiled.generate(self._graphdef, self._mesh, search, *shared, rows, sampling)
             _queue(queued, index, output)
         self._fetch(result, queued)
-        decoded = self.model.tokenizer.batch_decode(result, skip_special_tokens=True)
+        decoded = decode_answers(result, self.model.tokenizer, self.model.config)
         return [answer.strip() for answer in decoded]
 
     def input_lengths(self, texts: Sequence[str]) -> list[int]:

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from softprompt_jax.errors import UserError
-from softprompt_jax.models.attention import MASKED
 
 
 @partial(
@@ -40,6 +39,8 @@ class Sampler:
 
     def __call__(self, logits_BxV: Float[Array, "B V"], step: Int[Array, ""]) -> Int[Array, " B"]:
         """The next token of each row."""
+        # The largest is 0, so that a small temperature leaves it finite.
+        logits_BxV = logits_BxV - jnp.max(logits_BxV, axis=1, keepdims=True)
         logits_BxV = keep_likeliest(logits_BxV / self.temperature, self.top_k, self.top_p)
 
         def draw(key: Array, logits_V: Array) -> Array:
@@ -96,4 +97,4 @@ def keep_likeliest(
         likelier = jnp.cumsum(probabilities, axis=-1) - probabilities
         kept = jnp.where(likelier < top_p, sorted_BxK, jnp.inf).at[:, 0].set(sorted_BxK[:, 0])
         least_Bx1 = jnp.min(kept, axis=-1, keepdims=True)
-    return jnp.where(logits_BxV >= least_Bx1, logits_BxV, MASKED)
+    return jnp.where(logits_BxV >= least_Bx1, logits_BxV, -jnp.inf)

@@ -6,8 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from softprompt_jax.data.tokenization import decode_answers
 from softprompt_jax.inference import compiled
 from softprompt_jax.inference.compiled import Numbers, Rows, Search
+from softprompt_jax.models import LanguageModel
 
 STEPS = 4
 """Tokens between two looks at the answers: each look waits for the device."""
@@ -20,7 +22,7 @@ def generate_in_steps(
     rows: Rows,
     numbers: Numbers,
     index: np.ndarray,
-    tokenizer: Any,
+    model: LanguageModel,
     stop: Sequence[str],
     on_text: Callable[[int, str], None] | None,
 ) -> list[str]:
@@ -33,7 +35,7 @@ def generate_in_steps(
         rows: the batch.
         numbers: of sampling.
         index: number of each row in the whole call, -1 for padding.
-        tokenizer: of the model.
+        model: gives tokenizer and config.
         stop: strings that end an answer.
         on_text: called with a row's number and each new piece of its answer.
     """
@@ -48,7 +50,7 @@ def generate_in_steps(
         decodes = compiled.advance(graphdef, search, state, decodes, np.int32(STEPS), rows, numbers)
         step, ids, now_ended = jax.device_get((decodes.step, decodes.ids, decodes.ended))
         for row in np.flatnonzero(~ended):
-            text = tokenizer.decode(ids[row, :step], skip_special_tokens=True)
+            (text,) = decode_answers(ids[row : row + 1, :step], model.tokenizer, model.config)
             ends = bool(now_ended[row]) or step == search.max_new_tokens
             cuts = [at for each in stop if (at := text.find(each)) >= 0]
             if cuts:

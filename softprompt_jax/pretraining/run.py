@@ -73,7 +73,6 @@ def _pretrain(config: PretrainConfig) -> TrainResult:
     started = time.monotonic()
 
     # ---------------------------------------------------------------- what is asked for
-    options, corpus = config.train, config.corpus
     model_config = config_from_hf(raw_config(config.model.name))
     if not config.from_scratch:
         model_config = resolve_model(config.model.name).config
@@ -89,9 +88,23 @@ def _pretrain(config: PretrainConfig) -> TrainResult:
     objective = _objective(config, tokenizer, model_config)
     with processes.first_one_first():
         workdir = Workdir(config)
-    result = workdir.result()
-    if result is not None:
-        return result
+    with workdir:  # it is this run's until the end, also in a notebook
+        return workdir.result() or _run(
+            config, workdir, layout, model_config, tokenizer, objective, started=started
+        )
+
+
+def _run(
+    config: PretrainConfig,
+    workdir: Workdir,
+    layout: Layout,
+    model_config: ModelConfig,
+    tokenizer: Any,
+    objective: Objective,
+    *,
+    started: float,
+) -> TrainResult:
+    options, corpus = config.train, config.corpus
 
     # ----------------------------------------------------------------------------- data
     cache = Path(corpus.cache_dir or Path(config.workdir) / "cache")

@@ -88,6 +88,8 @@ def prompts_by_task(folder: Path) -> dict[str, SoftPrompt] | None:
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
         prompts = {str(task): SoftPrompt.load(folder / str(name)) for task, name in names.items()}
+    except UserError:  # which is a ValueError, and says what is wrong with a prompt
+        raise
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"The prompts in {folder} are damaged ({error}); save them anew.") from None
     if len({prompt.vectors.shape for prompt in prompts.values()}) != 1:

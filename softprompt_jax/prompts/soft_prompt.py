@@ -192,7 +192,8 @@ def write_folder(folder: Path, tensors: Mapping[str, Any], card: Mapping[str, An
     Raises:
         UserError: there is something else in the folder, which would be lost.
     """
-    check_replaceable(folder, "prompt", "prompt.safetensors")
+    files = ("prompt.safetensors", "prompt.json")
+    check_replaceable(folder, "prompt", files[:1], files)
     # safetensors writes the memory as it lies, and reads it row by row.
     kept = {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}
     with replace_folder(folder) as fresh:

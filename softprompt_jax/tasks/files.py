@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from softprompt_jax.errors import UserError
 from softprompt_jax.tasks.file_formats import Row, read_rows
+from softprompt_jax.tasks.label_metrics import BINARY
 from softprompt_jax.tasks.metrics import Reference, get_metric
 from softprompt_jax.tasks.task import LIKELIHOOD_METRICS, Evaluation, Example, Task
 
@@ -53,12 +54,13 @@ def file_task(
         answer_separator: what stands between accepted answers in a target's text, such as "|".
         text_column: column of plain text for language modelling, in place of input and target;
             "text" where a file is .txt, which has one document a line.
-        labels: the labels of a classification task; None: those found in the training rows,
-            sorted. Unless evaluation="score" they are only checked, and none are looked for.
+        labels: the labels of a classification task, of two the positive one second; None: those
+            found in the training rows, sorted. Unless evaluation="score" they are only checked, and
+            none are looked for.
         evaluation: "score" for classification (the default), "generate" for free text, "likelihood"
             for the targets' log-likelihood (the default for plain text).
         metrics: names of the metrics; None: accuracy, exact_match or log_likelihood, in the order
-            of the evaluations above.
+            of the evaluations above. `f1` and `multirc_f1a` need `labels`.
         truncate: which end of a too long input is cut.
 
     Raises:
@@ -86,6 +88,13 @@ def file_task(
         )
     evaluation = evaluation or "score"
     metrics = _metrics(name, metrics, evaluation)
+    if labels is None:
+        for metric in BINARY:
+            if metric in metrics:
+                raise UserError(
+                    f"Task {name} has the metric {metric}, for which one of two labels is the "
+                    "positive one; name both labels, the positive one second."
+                )
     if answer_separator == "":
         raise UserError(f"Task {name} has an empty answer_separator; give one such as '|'.")
     cast = _Cast(

@@ -153,7 +153,8 @@ def spearman(
     return _correlation(_ranks(predicted), _ranks(true))
 
 
-_BINARY = ("f1", "multirc_f1a")
+BINARY = ("f1", "multirc_f1a")
+"""Metrics of the second of two labels."""
 
 
 def check_labels(metric: str, labels: Sequence[str]) -> None:
@@ -162,7 +163,7 @@ def check_labels(metric: str, labels: Sequence[str]) -> None:
     Raises:
         UserError: the metric needs exactly two labels.
     """
-    if metric in _BINARY and len(labels) != 2:
+    if metric in BINARY and len(labels) != 2:
         raise UserError(
             f"The metric {metric} needs exactly two labels, the second of them positive, and the "
             f"task has {len(labels)}; use macro_f1 or accuracy."

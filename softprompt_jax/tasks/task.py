@@ -41,8 +41,9 @@ class Task:
         splits: the splits that the task has.
         prefix: the first word of the input with `task_prefix=True`, "" for none; None: the name
             with "/" as "_".
-        fingerprint: from a split's name to a text that changes when its raw examples change; with
-            it, the tokenised split is kept for the next run. None: tokenised anew each time.
+        fingerprint: from a split's name to a text that changes when its raw examples change, or
+            what `pairs` and `questions` make of them; with it, the tokenised split is kept for the
+            next run. None: tokenised anew each time.
         check: raises a UserError, before anything is loaded, where the data cannot be read here.
     """
 
@@ -197,6 +198,16 @@ def register_task(name: str, factory: Callable[..., Task]) -> None:
 def task_names() -> tuple[str, ...]:
     """The names of all registered tasks, sorted."""
     return tuple(sorted(_FACTORIES))
+
+
+def takes(name: str, option: str) -> bool:
+    """Whether there is a registered task of this name that has the option."""
+    if name not in _FACTORIES:
+        return False
+    parameters = inspect.signature(_FACTORIES[name]).parameters
+    return option in parameters or any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
 
 
 def get_task(name: str, **options: Any) -> Task:

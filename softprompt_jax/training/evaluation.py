@@ -9,7 +9,7 @@ from flax import nnx
 
 from softprompt_jax.data import Shape, encode_choices, evaluation_batches
 from softprompt_jax.data.splits import Split
-from softprompt_jax.data.tokenization import pad_rows
+from softprompt_jax.data.tokenization import decode_answers, pad_rows, without_prefix
 from softprompt_jax.inference.decoding import greedy
 from softprompt_jax.inference.scoring import choice_log_likelihoods, target_log_likelihoods
 from softprompt_jax.prompts.prompted_model import Batch, PromptedModel
@@ -28,7 +28,7 @@ class Evaluator:
         batch_size: rows a batch; rounded up to a multiple of the devices.
         max_target_length: tokens to generate at most.
         layout: of the devices that share the rows of a batch.
-        target_prefix: what the model says before a label.
+        target_prefix: what the model says before a target.
     """
 
     def __init__(
@@ -100,8 +100,8 @@ class Evaluator:
             predictions = [task.labels[choice] for choice in best]
         else:
             ids = self._rows(self._generate, trainable, frozen, split, None)
-            texts: list[str] = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
-            texts = [text.strip() for text in texts]
+            texts = decode_answers(ids, self._tokenizer, self._config)
+            texts = [without_prefix(text, self._target_prefix) for text in texts]
             predictions = [names.get(text, text) for text in texts]
         return task.evaluate(predictions, split.references)
 

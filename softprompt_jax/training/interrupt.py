@@ -4,6 +4,10 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
+INTERRUPTED = 128 + signal.SIGTERM
+"""Exit status of a run that was told to stop and has saved, whichever of its processes was told: a
+launcher that starts failed jobs again goes on with it."""
+
 
 class Interrupt:
     """Within its context, a first SIGTERM or SIGINT only sets `signal`; a second one acts at once.

@@ -93,6 +93,7 @@ def run(
     subject: Subject,
     *,
     started: float,
+    data_fingerprint: str | None = None,
 ) -> TrainResult:
     """Trains to the end, or until it is told to stop.
 
@@ -104,8 +105,10 @@ def run(
         prepared: its step, and what that works on.
         subject: what it learns from.
         started: when the run, or this part of it, began, by `time.monotonic`.
+        data_fingerprint: changes with the examples that it learns from; None: nobody looks.
 
     Raises:
+        UserError: its checkpoint is damaged, of another version, or of other weights or examples.
         DivergedError: loss or gradient was not finite.
         LostProcessError: another process of the job ended.
     """
@@ -118,7 +121,10 @@ def run(
     progress, step = Progress(), 0
     if checkpoints.latest_step is not None:
         state, saved = checkpoints.restore(state)
-        progress, step = Progress(**saved), int(state.step)
+        progress = Progress.restored(saved, model.fingerprint, data_fingerprint, workdir.path)
+        step = int(state.step)
+    progress.model_fingerprint = model.fingerprint
+    progress.data_fingerprint = data_fingerprint
     seconds_before = progress.seconds
     stream = subject.stream(step, layout.own_rows(options.batch_size))
     speed = Speed(progress, subject.step_flops, layout.devices)
@@ -137,11 +143,8 @@ def run(
         evaluated[step] = named
         log.write(step, named)
         log.advance(step, validation=f"{value:.3f}")
-        progress.evaluations_since_best += 1
-        if progress.best_value is None or value > progress.best_value:
-            progress.best_value, progress.best_step, progress.best_metrics = value, step, named
-            progress.evaluations_since_best = 0
-            keep(workdir.best, progress.best_step, named)
+        if progress.evaluated(step, value, named):
+            keep(workdir.best, step, named)
 
     def keep(folder: Path, number: int | None, metrics: Mapping[str, float]) -> None:
         """Writes the prompt, or the tuned model, as it is now."""

@@ -14,7 +14,7 @@ import optax
 from flax import nnx
 
 from softprompt_jax.config import BaseConfig, RunConfig, TaskOptions
-from softprompt_jax.config_checks import parse_mixture
+from softprompt_jax.config_checks import COLUMNS, FILE_OPTIONS, has_files, parse_mixture
 from softprompt_jax.errors import UserError
 from softprompt_jax.models import LanguageModel
 from softprompt_jax.models.blocks import Remat, set_attention, set_remat
@@ -24,6 +24,7 @@ from softprompt_jax.prompts import PromptedModel, SoftPrompt, initializers
 from softprompt_jax.prompts.reparameterizations import reparameterize
 from softprompt_jax.prompts.soft_prompt import load_vectors
 from softprompt_jax.tasks import Task, get_task
+from softprompt_jax.tasks.task import takes
 from softprompt_jax.training import partition
 from softprompt_jax.training.objectives import Distillation, Objectives, Wayward, label_sets
 from softprompt_jax.training.optimizers import (
@@ -35,23 +36,30 @@ from softprompt_jax.training.parallel import Device, Layout, choose_layout
 from softprompt_jax.training.step import TrainState, init_state, make_train_step
 
 
-def tasks_from_options(options: TaskOptions) -> list[Task]:
+def tasks_from_options(options: TaskOptions, evaluate_on: Sequence[str] = ()) -> list[Task]:
     """The tasks to train on: the built-in one of this name, those of a mixture, or one of files.
 
+    Args:
+        options: of the tasks.
+        evaluate_on: names of the run's other tasks, which `data_dir` may be for.
+
     Raises:
-        UserError: there is no such task, its files do not make one, or its data cannot be read
-            here.
+        UserError: there is no such task, its files do not make one, its data cannot be read here,
+            or no task reads from `data_dir`.
     """
-    asked: dict[str, Any] = {"evaluation": options.evaluation, "data_dir": options.data_dir}
+    names, asked = (options.name,), {}
     if options.mixture:
         names, _ = parse_mixture(options.mixture)
-        return [_get_task(name, asked) for name in names]
-    files = ("train_file", "validation_file", "test_file")
-    extras = ("input_template", "text_column", "answer_separator", "labels", "metrics")
-    if any(getattr(options, name) is not None for name in (*files, *extras)):
-        for name in (*files, *extras, "input_column", "target_column"):
-            asked[name] = getattr(options, name)
-    return [_get_task(options.name, asked)]
+    elif has_files(options):
+        asked = {name: getattr(options, name) for name in (*FILE_OPTIONS, *COLUMNS)}
+    tasks = [_get_task(name, options, asked) for name in names]
+    readers = [name for name in (*names, *evaluate_on) if takes(name, "data_dir")]
+    if options.data_dir is not None and not readers:
+        raise UserError(
+            f"--task.data_dir is for tasks of tensorflow-datasets, not for {', '.join(names)}; "
+            "leave it out."
+        )
+    return tasks
 
 
 def transfer_tasks(config: RunConfig) -> list[Task]:
@@ -60,13 +68,12 @@ def transfer_tasks(config: RunConfig) -> list[Task]:
     Raises:
         UserError: as `tasks_from_options`.
     """
-    options = config.task
-    asked = {"evaluation": options.evaluation, "data_dir": options.data_dir}
-    return [_get_task(name, asked) for name in config.evaluate_on]
+    return [_get_task(name, config.task, {}) for name in config.evaluate_on]
 
 
-def _get_task(name: str, options: dict[str, Any]) -> Task:
-    task = get_task(name, **options)
+def _get_task(name: str, options: TaskOptions, asked: dict[str, Any]) -> Task:
+    data_dir = options.data_dir if takes(name, "data_dir") else None
+    task = get_task(name, evaluation=options.evaluation, data_dir=data_dir, **asked)
     if task.check is not None:
         task.check()
     return task

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from softprompt_jax.config import RunConfig
+from softprompt_jax.config import RunConfig, TaskOptions
 from softprompt_jax.config_checks import check
 from softprompt_jax.data import BatchStream, Shape
 from softprompt_jax.data.cache import TokenCache
@@ -19,12 +19,14 @@ from softprompt_jax.exchange.card import on_the_hub
 from softprompt_jax.exchange.hub import check_repo_id, check_token
 from softprompt_jax.models import resolve_model
 from softprompt_jax.models.families import ModelConfig
+from softprompt_jax.models.loading import ModelFiles
 from softprompt_jax.prompts import SoftPrompt
 from softprompt_jax.tasks import Task, rename_labels
 from softprompt_jax.training import partition, processes
 from softprompt_jax.training.evaluation import Evaluator
 from softprompt_jax.training.flops import step_flops
 from softprompt_jax.training.loop import run
+from softprompt_jax.training.parallel import Layout
 from softprompt_jax.training.setup import (
     check_freeze,
     check_loss,
@@ -100,20 +102,34 @@ def _train(config: RunConfig) -> TrainResult:
     started = time.monotonic()
 
     # ---------------------------------------------------------------- what is asked for
-    options = config.train
     files = resolve_model(config.model.name)
     layout = run_layout(config, files.config)
-    tasks, transfer = tasks_from_options(config.task), transfer_tasks(config)
+    tasks = tasks_from_options(config.task, config.evaluate_on)
+    transfer = transfer_tasks(config)
     check_loss(config, tasks)
-    if options.method == "prompt_tuning":
+    if config.train.method == "prompt_tuning":
         check_prompt(config, files.config, tasks)
-    if options.freeze:
+    if config.train.freeze:
         check_freeze(config, files.config)
     with processes.first_one_first():
         workdir = Workdir(config)
-    result = workdir.result()
-    if result is not None:
-        return result
+    with workdir:  # it is this run's until the end, also in a notebook
+        return workdir.result() or _tune(
+            config, workdir, files, layout, tasks, transfer, started=started
+        )
+
+
+def _tune(
+    config: RunConfig,
+    workdir: Workdir,
+    files: ModelFiles,
+    layout: Layout,
+    tasks: list[Task],
+    transfer: list[Task],
+    *,
+    started: float,
+) -> TrainResult:
+    options = config.train
 
     # ----------------------------------------------------------------------------- data
     tokenizer = files.load_tokenizer()
@@ -136,7 +152,16 @@ def _train(config: RunConfig) -> TrainResult:
         target_prefix=config.task.target_prefix,
     )
     subject = TaskSubject(config, files.config, tasks, transfer, data, evaluator)
-    return run(config, workdir, layout, model, prepared, subject, started=started)
+    return run(
+        config,
+        workdir,
+        layout,
+        model,
+        prepared,
+        subject,
+        started=started,
+        data_fingerprint=data.examples.fingerprint(),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,8 +186,11 @@ class TaskSubject:
 
     @property
     def name(self) -> str:
-        """The task, as the best prompt's card has it."""
-        return self.config.task.name
+        """The task, as the best prompt's card has it; of a mixture without a name, its tasks."""
+        options = self.config.task
+        if options.mixture and options.name == TaskOptions().name:
+            return "+".join(task.name for task in self.tasks)
+        return options.name
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -3,10 +3,12 @@
 import dataclasses
 import importlib.metadata
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import filelock
 import jax
 
 from softprompt_jax.config import BaseConfig, RunConfig, flatten
@@ -57,6 +59,8 @@ class Progress:
         seconds: spent on the run, over all its parts.
         timed_examples: examples of training steps that were timed: those that compiled nothing.
         timed_seconds: seconds of these.
+        model_fingerprint: of the model that the run began with; None: it was not kept then.
+        data_fingerprint: of the examples that it is trained on; None: likewise.
     """
 
     best_value: float | None = None
@@ -67,6 +71,54 @@ class Progress:
     seconds: float = 0.0
     timed_examples: int = 0
     timed_seconds: float = 0.0
+    model_fingerprint: str | None = None
+    data_fingerprint: str | None = None
+
+    @classmethod
+    def restored(
+        cls, saved: Any, model_fingerprint: str, data_fingerprint: str | None, folder: Path
+    ) -> "Progress":
+        """What a checkpoint holds of it.
+
+        Args:
+            saved: the checkpoint's fields.
+            model_fingerprint: of the model that is to go on.
+            data_fingerprint: of the examples that it is to go on with; None: nobody looks.
+            folder: of the run.
+
+        Raises:
+            UserError: the checkpoint has other fields, or is of another model or other examples.
+        """
+        try:
+            progress = cls(**saved)
+        except TypeError:
+            raise UserError(
+                f"The checkpoint in {folder} is of another version of softprompt_jax; go on with "
+                "that version, or choose another --workdir."
+            ) from None
+        for what, before, now in (
+            ("model weights", progress.model_fingerprint, model_fingerprint),
+            ("training examples", progress.data_fingerprint, data_fingerprint),
+        ):
+            if None not in (before, now) and before != now:
+                raise UserError(
+                    f"{folder} holds a run on other {what}; bring them back to continue it, or "
+                    "choose another --workdir."
+                )
+        return progress
+
+    def evaluated(self, step: int, value: float, metrics: Mapping[str, float]) -> bool:
+        """Counts an evaluation; whether it is the best so far.
+
+        A value that is not finite is worse than any other: nothing would ever be above a NaN.
+        """
+        value = value if math.isfinite(value) else -math.inf
+        self.evaluations_since_best += 1
+        if self.best_value is not None and value <= self.best_value:
+            return False
+        self.best_value, self.best_step, self.best_metrics = value, step, dict(metrics)
+        self.evaluations_since_best = 0
+        return True
 
     @property
     def examples_per_second(self) -> float | None:
@@ -102,18 +154,22 @@ class TrainResult:
 class Workdir:
     """The folder of one run; of several processes, which all see it, the first one writes.
 
+    No other run can have the folder until `close`, or the end of the `with` block.
+
     Args:
         config: the run; `config.json` is written unless the folder holds a run already. A run that
             never came to its first step is none: its settings may have been the mistake.
 
     Raises:
-        UserError: the folder holds a run with other settings, or `resume` is "never" and it holds
-            one at all, or this process does not see what the first one wrote.
+        UserError: the folder holds a run with other settings, or one that has gone beyond
+            `train.steps`, or `resume` is "never" and it holds one at all, or another run is writing
+            it, or this process does not see what the first one wrote.
     """
 
     def __init__(self, config: BaseConfig):
         self.path = Path(config.workdir)
         self._config = config
+        self._lock = filelock.FileLock(self.path / ".lock", timeout=0)
         recover_folder(self.best)
         saved = self.path / "config.json"
         if not processes.is_first() and not saved.exists():
@@ -136,6 +192,7 @@ class Workdir:
                         "--resume never to continue it."
                     )
                 _check_same(before, config, self.path)
+                self._check_steps(before)
         elif self.path.is_dir() and any(
             path.name[0] != "." and path.name != "cache" for path in self.path.iterdir()
         ):
@@ -144,12 +201,49 @@ class Workdir:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._take()
             write_text(saved, config.to_json())
         except OSError as error:
+            self.close()
             raise UserError(
                 f"The run's folder {self.path} cannot be written ({error.strerror}); choose "
                 "another --workdir."
             ) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets another run have the folder."""
+        self._lock.release()
+
+    def _take(self) -> None:
+        """Keeps other runs away, which would delete this one's unfinished checkpoints."""
+        try:
+            self._lock.acquire()
+        except filelock.Timeout:
+            raise UserError(
+                f"{self.path} is being written by another run; wait for it, or choose another "
+                "--workdir."
+            ) from None
+        except (OSError, NotImplementedError):
+            pass  # some shared disks have no locks
+
+    def _check_steps(self, before: BaseConfig) -> None:
+        """Refuses to go on to a step that lies behind, where nothing was evaluated perhaps."""
+        steps = self._config.train.steps
+        if steps >= before.train.steps or self.result() is not None:
+            return
+        names = (path.name for path in (self.path / "checkpoints").glob("*"))
+        latest = max((int(name) for name in names if name.isdecimal()), default=0)
+        if latest >= steps:
+            raise UserError(
+                f"{self.path} holds a run that has taken {latest} steps, but --train.steps is "
+                f"{steps}; give more than {latest}, or choose another --workdir."
+            )
 
     @property
     def best(self) -> Path:
@@ -167,7 +261,10 @@ class Workdir:
         return self._as_result(
             Progress(
                 best_step=told["best_step"],
-                best_metrics=told["metrics"],
+                best_metrics={
+                    name: math.nan if value is None else value
+                    for name, value in told["metrics"].items()
+                },
                 seconds=told["seconds"],
             ),
             finished=True,
@@ -209,7 +306,7 @@ class Workdir:
                     "model_fingerprint": model.fingerprint,
                     "task": task,
                     "labels": list(labels),
-                    "metrics": dict(metrics),
+                    "metrics": _as_json(metrics),
                     "step": step,
                     "init": self._config.prompt.init if isinstance(self._config, RunConfig) else "",
                     "parameterization": parameterization,
@@ -223,12 +320,12 @@ class Workdir:
         """Writes `result.json`."""
         told = {
             "best_step": progress.best_step,
-            "metrics": progress.best_metrics,
+            "metrics": _as_json(progress.best_metrics),
             "steps": steps,
             "stopped_early": progress.stopped_early,
             "seconds": round(progress.seconds, 3),
             "examples_per_second": progress.examples_per_second,
-            "stored_bytes": sum(file.stat().st_size for file in self.best.glob("*.safetensors")),
+            "stored_bytes": sum(file.stat().st_size for file in self.best.rglob("*.safetensors")),
             "seed": self._config.seed,
             "model": model.name,
             "model_fingerprint": model.fingerprint,
@@ -262,6 +359,11 @@ def versions() -> dict[str, str]:
     names = ("jax", "jaxlib", "flax", "optax", "transformers")
     others = {name: importlib.metadata.version(name) for name in names}
     return {"softprompt-jax": __version__} | others
+
+
+def _as_json(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Null for what is not finite, as in metrics.jsonl: JSON has no NaN."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 def _check_same(saved: BaseConfig, config: BaseConfig, path: Path) -> None:

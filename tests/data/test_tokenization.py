@@ -11,6 +11,7 @@ from softprompt_jax.data import (
     tokenization,
     tokenize_pairs,
 )
+from softprompt_jax.data.tokenization import decode_answers, without_prefix
 from softprompt_jax.errors import UserError
 from softprompt_jax.tasks import get_task
 
@@ -51,6 +52,38 @@ def test_t5_rows_are_the_tokenizers_own(t5_like, encoder_decoder):
     examples = tokenize_pairs(pairs, t5_like, encoder_decoder, 100, 100)
     for i, (text, target) in enumerate(pairs):
         assert row(examples, i) == (t5_like(text)["input_ids"], t5_like(target)["input_ids"])
+
+
+def test_answers_end_at_their_end_of_sequence(byte_bpe, causal):
+    """What pads the others has the id of an ordinary token here, and is no text."""
+    good, bad = byte_bpe("good")["input_ids"], byte_bpe("bad film")["input_ids"]
+    width = len(good) + len(bad) + 1
+    rows = [[*good, causal.eos_ids[0], *bad], [*bad, *good[:1] * (width - len(bad))]]
+    ended, whole = decode_answers(np.array(rows), byte_bpe, causal)
+    assert ended == "good"
+    assert whole == "bad film" + byte_bpe.decode(good[:1]) * (width - len(bad))
+
+
+def test_answers_without_the_target_prefix():
+    for answer in ("answer: good", "  answer: good ", "answer:good", "good"):
+        assert without_prefix(answer, "answer: ") == "good"
+    assert without_prefix(" good", "<extra_id_0> ") == without_prefix("good ", "") == "good"
+    assert without_prefix("answer: answer: good", "answer: ") == "answer: good"
+
+
+def test_the_fingerprint_is_of_every_row():
+    examples = TokenizedExamples.from_rows([[1, 2], [3]], [[4], [5, 6]])
+    assert (
+        examples.fingerprint()
+        == TokenizedExamples.from_rows([[1, 2], [3]], [[4], [5, 6]]).fingerprint()
+    )
+    shorter = TokenizedExamples.from_rows([[1, 2]], [[4]])
+    assert examples.first(1).fingerprint() == shorter.fingerprint()
+    others = (
+        TokenizedExamples.from_rows([[1], [2, 3]], [[4], [5, 6]]),
+        TokenizedExamples.from_rows([[1, 2], [3]], [[4], [5, 7]]),
+    )
+    assert len({each.fingerprint() for each in (examples, shorter, *others)}) == 4
 
 
 def test_arrays(byte_bpe, causal):

@@ -45,6 +45,7 @@ def test_every_row_comes_once(multiple):
 def test_few_rows_are_a_small_batch_and_leftovers_join_the_next_length():
     sizes = [len(index) for _, _, index in batch_rows([[1] * 3] * 3, 16)]
     assert sizes == [4]
+    assert [len(index) for _, _, index in batch_rows([[1] * 3] * 9, 12)] == [12]
     rows = [[1] * 20] * 3 + [[1] * 24] * 3 + [[1] * 200] * 2
     batches = [(ids.shape, (index >= 0).sum()) for ids, _, index in batch_rows(rows, 4)]
     # 3 + 1 of the next length would be a batch; 200 is too far for what is left over.

@@ -10,6 +10,7 @@ from softprompt_jax.data import encode_choices, encode_inputs
 from softprompt_jax.errors import UserError
 from softprompt_jax.inference.predictor import Predictor
 from softprompt_jax.models import load_model
+from softprompt_jax.models.loading import ModelFiles
 from softprompt_jax.prompts import SoftPrompt
 
 VARIANTS = ("t5", "mistral", "gpt2")
@@ -159,6 +160,13 @@ def test_no_texts(models, variant):
     assert predictor.score([], CHOICES).shape == (0, len(CHOICES))
 
 
+def test_a_prompt_is_checked_before_the_weights_are_read(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(ModelFiles, "load", lambda *_: pytest.fail("the weights were read"))
+    SoftPrompt(jnp.zeros((2, 5))).save(tmp_path / "narrow")
+    with pytest.raises(UserError, match="The prompt is 5 wide"):
+        Predictor.load(models["gpt2"].name, {"narrow": tmp_path / "narrow"})
+
+
 def test_mistakes(models):
     model = models["gpt2"]
     predictor = predictor_of(model, "a")
@@ -197,6 +205,11 @@ def test_mistakes(models):
     ):
         with pytest.raises(UserError, match=message):
             predictor.generate(TEXTS, **options)
+    for numbers in ([0] * 6 + [2**31], [-1] + [0] * 6):
+        with pytest.raises(UserError, match=r"not at least 0 and below 2\*\*31"):
+            predictor.generate(TEXTS, numbers=numbers)
+    with pytest.raises(UserError, match="batch_size is 0"):
+        predictor_of(models["t5"], "a", batch_size=0)
     with pytest.raises(UserError, match="7 texts but 1 numbers"):
         predictor.generate(TEXTS, temperature=1.0, numbers=[3])
     with pytest.raises(UserError, match="7 texts but 2 lists of choices"):

@@ -46,6 +46,15 @@ def test_what_is_kept(top_k, top_p):
     np.testing.assert_array_equal(np.asarray(kept) == 0, expected == 0)
 
 
+@pytest.mark.parametrize("temperature", [1e-8, 1e-30])
+def test_a_small_temperature_draws_the_likeliest(temperature):
+    logits = jnp.linspace(-20, -30, 40, dtype=jnp.float32)[None]
+    keys = row_keys(0, jnp.arange(1, dtype=jnp.int32))
+    for top_k, top_p in ((1, None), (3, None), (None, 0.5), (None, None)):
+        sampler = Sampler(keys, temperature, top_k, top_p)
+        assert sampler(logits, jnp.asarray(0, jnp.int32)).tolist() == [0]
+
+
 @pytest.mark.parametrize(("top_k", "top_p"), [(None, None), (6, 0.9)])
 def test_frequencies(top_k, top_p):
     """20,000 draws have the distribution's frequencies, within four standard deviations."""

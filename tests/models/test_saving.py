@@ -121,3 +121,10 @@ def test_only_a_model_is_replaced(make, tmp_path):
     with pytest.raises(UserError, match="holds something else than a model"):
         save_model(tmp_path, make("gpt2"))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    clone = tmp_path / "clone"
+    save_model(clone, make("gpt2"))
+    save_model(clone, make("gpt2"))
+    (clone / ".git").mkdir()
+    with pytest.raises(UserError, match="holds something else than a model"):
+        save_model(clone, make("gpt2"))
+    assert (clone / ".git").is_dir()

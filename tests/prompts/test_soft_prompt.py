@@ -111,6 +111,21 @@ def test_only_a_prompt_is_replaced(tmp_path, thing):
     assert [path.name for path in tmp_path.iterdir()] == ["work"]
 
 
+@pytest.mark.parametrize("thing", ["notes.md", ".git"])
+def test_a_prompt_with_other_things_beside_it_is_not_replaced(saved, thing):
+    (saved / thing).mkdir()
+    (saved / thing / "work").write_text("three years")
+    with pytest.raises(UserError, match="holds something else than a prompt"):
+        SoftPrompt(jnp.asarray(VECTORS)).save(saved)
+    assert (saved / thing / "work").read_text() == "three years"
+
+
+def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="is the current folder"):
+        SoftPrompt(jnp.asarray(VECTORS)).save(".")
+
+
 def test_an_empty_folder_is_filled(tmp_path):
     SoftPrompt(jnp.asarray(VECTORS)).save(tmp_path)
     assert SoftPrompt.load(tmp_path).length == 7

@@ -53,6 +53,16 @@ def test_kinds_of_files(tmp_path, kind, bom, newline):
     assert task.text_pairs(ROWS[0])[0][0] == "my-intents wake me at 9, please"
 
 
+@pytest.mark.parametrize("metric", ["f1", "multirc_f1a"])
+def test_the_positive_label_is_named(tmp_path, metric):
+    """By the alphabet it would be the wrong one half of the time, and nobody would notice."""
+    path = write(tmp_path, "t.jsonl")
+    for evaluation in (None, "generate"):
+        with pytest.raises(UserError, match=f"{metric}.*name both labels, the positive one second"):
+            load(path, metrics=("accuracy", metric), evaluation=evaluation)
+    assert load(path, metrics=(metric,), labels=("music", "alarm")).labels == ("music", "alarm")
+
+
 def test_csv_cells_over_several_lines(tmp_path):
     text = 'input,target\n"two\nlines",a\nx,b\n"y",c,d\n'
     with pytest.raises(UserError, match=r"t\.csv line 5 has 3 cells, but the header has 2"):

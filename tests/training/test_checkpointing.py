@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,16 @@ def same(a, b):
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         assert x.dtype == y.dtype
         np.testing.assert_array_equal(x, y)
+
+
+def test_a_value_that_is_not_finite_comes_back(tmp_path):
+    folder = tmp_path / "checkpoints"
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(make_state(1.0), 1, {"best_value": -math.inf})
+    checkpoints.close()
+    again = Checkpoints(folder)
+    assert again.restore(make_state(0.0))[1] == {"best_value": -math.inf}
+    again.close()
 
 
 def test_there_is_none_at_first(checkpoints):

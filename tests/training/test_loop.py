@@ -185,7 +185,7 @@ def test_a_task_without_validation_split_is_refused(config, monkeypatch, folder)
 
     (task,) = tuning.tasks_from_options(config.task)
     without = dataclasses.replace(task, splits=("train", "test"))
-    monkeypatch.setattr(tuning, "tasks_from_options", lambda _: [without])
+    monkeypatch.setattr(tuning, "tasks_from_options", lambda *_: [without])
     with pytest.raises(UserError, match="has no 'validation' split"):
         train(changed(config, workdir=str(folder / "no-validation")))
 

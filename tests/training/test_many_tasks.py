@@ -1,15 +1,18 @@
 """Runs of several tasks: mixtures, transfer to other tasks, ways to evaluate, kept tokens."""
 
+import dataclasses
 import json
 
 import pytest
 from small_runs import changed, sentiment_rows, small_config
 
 import softprompt_jax as sp
+from softprompt_jax.config import RunConfig, TaskOptions
 from softprompt_jax.data import splits as data_splits
 from softprompt_jax.errors import UserError
-from softprompt_jax.tasks import Reference, Task, rename_labels, task
-from softprompt_jax.training.setup import tasks_from_options
+from softprompt_jax.tasks import Reference, Task, get_task, rename_labels, task
+from softprompt_jax.training.setup import tasks_from_options, transfer_tasks
+from softprompt_jax.training.tuning import TaskSubject
 
 LABELS = ("negative", "positive")
 
@@ -185,7 +188,8 @@ def test_fewer_examples_to_train_on(tmp_path):
         ({"task__mixture": ("mix/a=1",), "task__mixture_limit": 5}, "leave it out"),
         ({"task__mixture": ("mix/a", "mix/late")}, "has no 'train' split.*--evaluate_on"),
         ({"task__name": "mix/a", "evaluate_on": ("mix/c",)}, "no task 'mix/c'"),
-        ({"task__name": "mix/a", "task__data_dir": "/data"}, "mix/a has no option data_dir"),
+        ({"task__name": "mix/a", "task__data_dir": "/data"}, "not for mix/a; leave it out"),
+        ({"task__mixture": ("mix/a", "mix/b"), "task__data_dir": "/data"}, "not for mix/a, mix/b"),
     ],
 )
 def test_mistakes(tmp_path, changes, message):
@@ -199,13 +203,47 @@ def test_mistakes(tmp_path, changes, message):
         sp.train(changed(config, **changes))
 
 
+def test_the_data_folder_is_for_the_tasks_that_read_from_it():
+    register("mix/a", 8)
+    data_dirs = []
+
+    def factory(data_dir=None):
+        data_dirs.append(data_dir)
+        return dataclasses.replace(get_task("mix/a"), name="mix/read")
+
+    sp.register_task("mix/read", factory)
+    options = TaskOptions(mixture=("mix/a", "mix/read"), data_dir="/data")
+    assert [each.name for each in tasks_from_options(options)] == ["mix/a", "mix/read"]
+    alone = TaskOptions(name="mix/a", data_dir="/data")
+    assert len(tasks_from_options(alone, evaluate_on=("mix/read",))) == 1
+    assert len(transfer_tasks(RunConfig(task=alone, evaluate_on=("mix/a", "mix/read")))) == 2
+    assert data_dirs == ["/data", "/data"]
+
+
+@pytest.mark.parametrize("name", ["movie_reviews", "both"])
+def test_the_name_of_a_mixture(name):
+    for each in ("mix/a", "mix/b"):
+        register(each, 8)
+    options = TaskOptions(name=name, mixture=("mix/a=1", "mix/b=2"))
+    subject = TaskSubject(
+        RunConfig(task=options), None, tasks_from_options(options), [], None, None
+    )
+    assert subject.name == ("both" if name == "both" else "mix/a+mix/b")
+    alone = TaskOptions(name="mix/a")
+    subject = TaskSubject(RunConfig(task=alone), None, tasks_from_options(alone), [], None, None)
+    assert subject.name == "mix/a"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("evaluation", ["score", "generate"])
-def test_a_sentinel_before_each_target(tmp_path, evaluation):
+@pytest.mark.parametrize(
+    ("evaluation", "prefix"),
+    [("score", "<extra_id_0>"), ("generate", "<extra_id_0>"), ("generate", "film")],
+)
+def test_a_word_before_each_target(tmp_path, evaluation, prefix):
     config = small_config(
         tmp_path,
         task__evaluation=evaluation,
-        task__target_prefix="<extra_id_0> ",
+        task__target_prefix=f"{prefix} ",
         train__method="model_tuning",
         train__steps=30,
         train__evaluate_every=15,
@@ -219,12 +257,12 @@ def test_a_sentinel_before_each_target(tmp_path, evaluation):
         tokenizer,
         sp.load_model(config.model.name).config,
     )
-    sentinel = tokenizer.convert_tokens_to_ids("<extra_id_0>")
+    said = tokenizer.convert_tokens_to_ids("▁film" if prefix == "film" else prefix)
     words = set(tokenizer.convert_tokens_to_ids(["▁positive", "▁negative"]))
     examples = split.examples
     for start, end in zip(examples.target_offsets, examples.target_offsets[1:], strict=False):
         first, word, last = examples.targets[start:end]
-        assert (first, word in words, last) == (sentinel, True, 1)
+        assert (first, word in words, last) == (said, True, 1)
     assert sum(split.label_counts.values()) == (24 if evaluation == "score" else 0)
     # Answers are judged without it, and the model learns to say it.
     metric = "accuracy" if evaluation == "score" else "exact_match"

@@ -164,6 +164,9 @@ def test_a_multitask_run_keeps_a_prompt_for_each_task(tmp_path):
     assert {path.name for path in best.iterdir()} == {"mix--one", "two", "prompts.json"}
     one, two = (np.asarray(prompt.vectors) for prompt in prompts.values())
     assert one.shape == (4, 32)
+    told = json.loads((best.parent / "result.json").read_text())
+    files = [best / name / "prompt.safetensors" for name in ("mix--one", "two")]
+    assert told["stored_bytes"] == sum(file.stat().st_size for file in files) > 0
     assert np.abs(one - two).max() > 1e-3
     assert {"test/mix/one/accuracy", "test/two/accuracy", "test/mean"} <= set(result.metrics)
     folders = {name: best / folder for name, folder in (("one", "mix--one"), ("two", "two"))}

@@ -182,7 +182,7 @@ def test_killed_and_stopped_it_goes_on_to_the_same_bits(folder):
     wait_for_step(workdir, 100, job)
     job[1].send_signal(signal.SIGTERM)
     told = finish(job)
-    assert [code for code, _, _ in told] == [0, 0], told
+    assert [code for code, _, _ in told] == [128 + signal.SIGTERM] * 2, told
     stop = re.search(r"Stopped at step (\d+); the same command continues the run", told[0][2])
     assert stop, told
     assert 100 <= int(stop[1]) < 150

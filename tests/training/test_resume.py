@@ -134,7 +134,7 @@ def test_asked_to_stop(folder, uninterrupted):
     wait_for_step(workdir, 100, process)
     process.send_signal(signal.SIGTERM)
     code, out, err = finish(process)
-    assert code == 0, err
+    assert code == 128 + signal.SIGTERM, err
     assert "the same command continues the run" in err
     assert out == ""
     assert not (workdir / "result.json").exists()
