@@ -32,7 +32,7 @@ def check_replaceable(
 
     Args:
         folder: to be replaced.
-        kind: what it may hold, in words.
+        kind: what it may hold, in words, such as "a prompt".
         needed: names of the files by which such a folder is known.
         allowed: names of all that it may hold; None: any files that are not hidden.
         folders: names of folders that it may hold beside any files.
@@ -55,7 +55,7 @@ def check_replaceable(
         ours = names <= set(allowed)
     if held and not (ours and set(needed) <= names):
         raise UserError(
-            f"{folder} holds something else than a {kind}, which saving would delete; choose "
+            f"{folder} holds something else than {kind}, which saving would delete; choose "
             "another folder."
         )
 

@@ -105,7 +105,7 @@ def write_adapter(
     """
     folder = folder.absolute()
     known = (CONFIG_FILE, CARD_FILE)
-    check_replaceable(folder, "exported prompt", known, (*known, TENSOR_FILE, README_FILE))
+    check_replaceable(folder, "an exported prompt", known, (*known, TENSOR_FILE, README_FILE))
     card = {**prompt.card, "format": FORMAT, "length": prompt.length}
     if isinstance(prompt, SoftPrompt):
         vectors = check_vectors(prompt.vectors, "memory")

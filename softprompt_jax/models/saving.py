@@ -32,7 +32,9 @@ def save_model(folder: str | Path, model: LanguageModel, module: Any = None) -> 
     """
     folder = Path(folder)
     # Tokenizers with several chat templates have a folder of them.
-    check_replaceable(folder, "model", ["model.safetensors"], folders=["additional_chat_templates"])
+    check_replaceable(
+        folder, "a model", ["model.safetensors"], folders=["additional_chat_templates"]
+    )
     module = model.module if module is None else module
     state = torch_state(module, model.config.family)
     # transformers loads weights in the dtype that the config names, whatever their own is.

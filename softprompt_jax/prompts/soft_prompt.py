@@ -193,7 +193,7 @@ def write_folder(folder: Path, tensors: Mapping[str, Any], card: Mapping[str, An
         UserError: there is something else in the folder, which would be lost.
     """
     files = ("prompt.safetensors", "prompt.json")
-    check_replaceable(folder, "prompt", files[:1], files)
+    check_replaceable(folder, "a prompt", files[:1], files)
     # safetensors writes the memory as it lies, and reads it row by row.
     kept = {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}
     with replace_folder(folder) as fresh:
