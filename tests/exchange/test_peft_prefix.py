@@ -25,8 +25,11 @@ from softprompt_jax.prompts.unfolded_prompt import UnfoldedPrompt
 peft = pytest.importorskip("peft")
 torch = pytest.importorskip("torch")
 
-# transformers' own deprecation, which PEFT runs into.
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is dep:FutureWarning")
+# transformers' own deprecations, which PEFT runs into.
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:.{name}. is deprecated:FutureWarning")
+    for name in ("is_gradient_checkpointing", "past_key_values")
+]
 
 LENGTH = 5
 INPUTS, TARGETS = random_rows((7, 3, 5), seed=1), random_rows((4, 2, 3), seed=2)
