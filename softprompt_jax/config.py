@@ -192,7 +192,7 @@ class TrainOptions:
     """A checkpoint too when the last one is so many minutes old; None: by steps only."""
     keep_steps: tuple[int, ...] = ()
     """Steps after which the prompt (or the tuned model) is also written to `kept/<step>` in the
-    run's folder, at most `steps`; 0: as it starts."""
+    run's folder; 0: as it starts."""
     log_every: int = 10
     """Steps between lines in metrics.jsonl."""
 

@@ -63,12 +63,8 @@ def check(config: BaseConfig) -> None:
         value = values[name]
         if value is not None and not 0 < value < float("inf"):
             raise UserError(f"--{name} is {value}; it must be a positive number.")
-    for step in config.train.keep_steps:
-        if not 0 <= step <= config.train.steps:
-            raise UserError(
-                f"--train.keep_steps has {step}; it must be in 0 to --train.steps, which is "
-                f"{config.train.steps}."
-            )
+    if min(config.train.keep_steps, default=0) < 0:
+        raise UserError(f"--train.keep_steps has {min(config.train.keep_steps)}; steps start at 0.")
     if not 0 <= config.model.dropout_rate < 1:
         raise UserError(
             f"--model.dropout_rate is {config.model.dropout_rate}; it must be in [0, 1)."
