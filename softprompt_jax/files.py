@@ -22,11 +22,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def check_replaceable(
-    folder: Path,
-    kind: str,
-    needed: Collection[str],
-    allowed: Collection[str] | None = None,
-    folders: Collection[str] = (),
+    folder: Path, kind: str, needed: Collection[str], allowed: Collection[str]
 ) -> None:
     """Refuses to replace a folder that holds other things than we put there.
 
@@ -34,8 +30,7 @@ def check_replaceable(
         folder: to be replaced.
         kind: what it may hold, in words, such as "a prompt".
         needed: names of the files by which such a folder is known.
-        allowed: names of all that it may hold; None: any files that are not hidden.
-        folders: names of folders that it may hold beside any files.
+        allowed: names of all that it may hold.
 
     Raises:
         UserError: it is neither absent nor empty nor of that kind, or the current folder.
@@ -44,16 +39,8 @@ def check_replaceable(
         return
     if folder.resolve() == Path.cwd():
         raise UserError(f"{folder} is the current folder, which saving replaces; name another.")
-    held = list(folder.iterdir()) if folder.is_dir() else [folder]
-    names = {path.name for path in held}
-    if allowed is None:
-        ours = all(
-            path.name in folders or (path.is_file() and not path.name.startswith("."))
-            for path in held
-        )
-    else:
-        ours = names <= set(allowed)
-    if held and not (ours and set(needed) <= names):
+    held = {path.name for path in (folder.iterdir() if folder.is_dir() else [folder])}
+    if held and not set(needed) <= held <= set(allowed):
         raise UserError(
             f"{folder} holds something else than {kind}, which saving would delete; choose "
             "another folder."

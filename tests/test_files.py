@@ -5,7 +5,8 @@ import os
 import pytest
 
 from softprompt_jax import files
-from softprompt_jax.files import recover_folder, replace_folder, write_text
+from softprompt_jax.errors import UserError
+from softprompt_jax.files import check_replaceable, recover_folder, replace_folder, write_text
 
 
 class KilledError(BaseException):
@@ -156,3 +157,36 @@ def test_unfinished_work_on_a_folder_of_a_longer_name_is_left_alone(tmp_path):
     (tmp_path / ".wsc.99.tmp").mkdir()
     write_version(tmp_path / "wsc", "one")
     assert siblings(other) == [".wsc.fixed.123.tmp", "wsc"]
+
+
+@pytest.mark.parametrize(
+    ("held", "fits"),
+    [
+        ((), True),
+        (("a",), True),
+        (("a", "b"), True),
+        (("b",), False),
+        (("a", "notes.md"), False),
+        (("a", ".git/"), False),
+        (("a", "inner/"), False),
+    ],
+)
+def test_only_what_we_wrote_is_replaced(tmp_path, held, fits):
+    for name in held:
+        (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).touch()
+    if fits:
+        check_replaceable(tmp_path, "a thing", ["a"], ["a", "b"])
+        return
+    with pytest.raises(UserError, match="holds something else than a thing, which saving would"):
+        check_replaceable(tmp_path, "a thing", ["a"], ["a", "b"])
+
+
+def test_neither_files_nor_the_current_folder_are_replaced(tmp_path, monkeypatch):
+    check_replaceable(tmp_path / "new", "a thing", ["a"], ["a"])
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file holds something else"):
+        check_replaceable(tmp_path / "file", "a thing", ["a"], ["a"])
+    monkeypatch.chdir(tmp_path)
+    for name in (".", f"../{tmp_path.name}"):
+        with pytest.raises(UserError, match="is the current folder, which saving replaces"):
+            check_replaceable(files.Path(name), "a thing", ["a"], ["a"])

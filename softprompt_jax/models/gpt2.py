@@ -52,7 +52,7 @@ class GPT2Config:
         activation: name in `layers.ACTIVATIONS`.
         epsilon: added to the variance in the norms.
         tied: whether the output head is the embedding.
-        pad_id: padding token; any does, since padding is masked.
+        pad_id: padding token; any does, since padding is masked, and cut off from answers.
         eos_ids: tokens that end a text.
     """
 

@@ -60,7 +60,7 @@ class LlamaConfig:
         qk_norm: whether each head's queries and keys are normalised (Qwen3).
         windows: for each layer how many positions back it sees, itself included; None: all.
         tied: whether the output head is the embedding.
-        pad_id: padding token; any does, since padding is masked.
+        pad_id: padding token; any does, since padding is masked, and cut off from answers.
         eos_ids: tokens that end a text.
         max_positions: None: rotary embeddings have no hard limit.
     """

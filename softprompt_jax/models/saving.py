@@ -15,6 +15,15 @@ from softprompt_jax.models.language_model import LanguageModel
 from softprompt_jax.models.parameter_tables import find_rule
 from softprompt_jax.models.stacking import each_layer, is_of_stack
 
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "additional_chat_templates"),
+)
+"""What `save_pretrained` writes of a tokenizer, in some version of transformers, beside the files
+that the tokenizer's class names itself. The last is a folder."""
+
 
 def save_model(folder: str | Path, model: LanguageModel, module: Any = None) -> None:
     """Writes `config.json`, `model.safetensors` and the tokenizer, as transformers reads them.
@@ -31,10 +40,9 @@ def save_model(folder: str | Path, model: LanguageModel, module: Any = None) -> 
         UserError: there is something else in the folder, which would be lost.
     """
     folder = Path(folder)
-    # Tokenizers with several chat templates have a folder of them.
-    check_replaceable(
-        folder, "a model", ["model.safetensors"], folders=["additional_chat_templates"]
-    )
+    of_class = model.tokenizer.vocab_files_names.values()
+    ours = (WEIGHTS_FILE, CONFIG_FILE, *TOKENIZER_FILES, *of_class)
+    check_replaceable(folder, "a model", [WEIGHTS_FILE], ours)
     module = model.module if module is None else module
     state = torch_state(module, model.config.family)
     # transformers loads weights in the dtype that the config names, whatever their own is.
@@ -43,8 +51,8 @@ def save_model(folder: str | Path, model: LanguageModel, module: Any = None) -> 
     if model.config.family != "t5":  # there the flag tells whether the decoder's output is scaled
         config["tie_word_embeddings"] = model.config.tied
     with replace_folder(folder) as fresh:
-        safetensors.numpy.save_file(state, fresh / "model.safetensors", metadata={"format": "pt"})
-        (fresh / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        safetensors.numpy.save_file(state, fresh / WEIGHTS_FILE, metadata={"format": "pt"})
+        (fresh / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
         model.tokenizer.save_pretrained(fresh)
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import jax.numpy as jnp
 
 from softprompt_jax.errors import UserError
-from softprompt_jax.files import recover_folder, replace_folder
+from softprompt_jax.files import check_replaceable, recover_folder, replace_folder
 from softprompt_jax.prompts.prompted_model import PromptedModel
 from softprompt_jax.prompts.reparameterizations import Reparameterization
-from softprompt_jax.prompts.soft_prompt import SoftPrompt
+from softprompt_jax.prompts.soft_prompt import SoftPrompt, check_prompt_replaceable
 from softprompt_jax.prompts.unfolded_prompt import (
     AnyTrainedPrompt,
     UnfoldedPrompt,
@@ -32,10 +32,13 @@ def save_prompts(
     each within the folder.
 
     Args:
-        folder: that holds nothing but an earlier prompt of the same run.
+        folder: where to; it may hold an earlier prompt of the same run.
         prompted: with the folded prompt, on the host.
         card: of the prompt.
         tasks: whose prompts they are, in order, where each task has its own.
+
+    Raises:
+        UserError: there is something else in the folder, which would be lost.
     """
     if isinstance(prompted.prompt, Reparameterization):
         UnfoldedPrompt(prompted.prompt, card).save(folder)  # pyright: ignore[reportArgumentType]
@@ -47,6 +50,9 @@ def save_prompts(
         return
     # The names of data sets' configs have a slash in them.
     names = {task: task.replace("/", "--") for task in tasks}
+    check_replaceable(folder, "these tasks' prompts", [CONTENTS], [CONTENTS, *names.values()])
+    for name in names.values():
+        check_prompt_replaceable(folder / name)
     with replace_folder(folder) as fresh:
         for (task, name), own in zip(names.items(), vectors, strict=True):
             SoftPrompt(own, {**card, "task": task}).save(fresh / name)

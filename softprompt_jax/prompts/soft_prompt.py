@@ -19,6 +19,8 @@ from softprompt_jax.models.language_model import LanguageModel
 from softprompt_jax.prompts import initializers
 
 FORMAT = 1
+TENSOR_FILE = "prompt.safetensors"
+CARD_FILE = "prompt.json"
 
 
 @dataclass(frozen=True)
@@ -186,20 +188,28 @@ class SoftPrompt:
             )
 
 
+def check_prompt_replaceable(folder: Path) -> None:
+    """Refuses to replace a folder that holds anything but a prompt.
+
+    Raises:
+        UserError: there is something else in the folder, which would be lost.
+    """
+    check_replaceable(folder, "a prompt", [TENSOR_FILE], [TENSOR_FILE, CARD_FILE])
+
+
 def write_folder(folder: Path, tensors: Mapping[str, Any], card: Mapping[str, Any]) -> None:
     """Writes a prompt's tensors, as float32, and its card; the folder is replaced whole.
 
     Raises:
         UserError: there is something else in the folder, which would be lost.
     """
-    files = ("prompt.safetensors", "prompt.json")
-    check_replaceable(folder, "a prompt", files[:1], files)
+    check_prompt_replaceable(folder)
     # safetensors writes the memory as it lies, and reads it row by row.
     kept = {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}
     with replace_folder(folder) as fresh:
-        safetensors.numpy.save_file(kept, fresh / "prompt.safetensors")
+        safetensors.numpy.save_file(kept, fresh / TENSOR_FILE)
         text = json.dumps({**card, "format": FORMAT}, indent=2) + "\n"
-        (fresh / "prompt.json").write_text(text)
+        (fresh / CARD_FILE).write_text(text)
 
 
 def read_folder(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -209,10 +219,14 @@ def read_folder(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         UserError: the folder holds no prompt, a damaged one, or one of another format.
     """
     recover_folder(folder)
-    tensors_file, card_file = folder / "prompt.safetensors", folder / "prompt.json"
+    tensors_file, card_file = folder / TENSOR_FILE, folder / CARD_FILE
     for path in (tensors_file, card_file):
-        if not path.is_file():
-            raise UserError(f"There is no prompt in {folder}: {path.name} is missing.")
+        if path.is_file():
+            continue
+        # As where a run kept a prompt for each task, and in a run's own folder.
+        inner = sorted(each.parent.name for each in folder.glob(f"[!.]*/{TENSOR_FILE}"))
+        mend = f"; give one of the prompts in it: {', '.join(inner)}" if inner else ""
+        raise UserError(f"There is no prompt in {folder}: {path.name} is missing{mend}.")
     try:
         card = json.loads(card_file.read_text(encoding="utf-8"))
         tensors = safetensors.numpy.load_file(tensors_file)

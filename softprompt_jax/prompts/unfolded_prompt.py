@@ -57,7 +57,8 @@ class UnfoldedPrompt:
     def save(self, folder: str | Path) -> None:
         """Writes `prompt.safetensors` (a tensor for each parameter) and `prompt.json` (the card).
 
-        As `SoftPrompt.save`, which wrote no tensor of these names.
+        A prompt that the folder held before, of either kind, is replaced whole. The names of the
+        tensors tell which kind it is: a `SoftPrompt` has one alone, `vectors`.
 
         Raises:
             UserError: there is something else in the folder, which would be lost.

@@ -124,7 +124,13 @@ def test_only_a_model_is_replaced(make, tmp_path):
     clone = tmp_path / "clone"
     save_model(clone, make("gpt2"))
     save_model(clone, make("gpt2"))
-    (clone / ".git").mkdir()
-    with pytest.raises(UserError, match="holds something else than a model"):
-        save_model(clone, make("gpt2"))
-    assert (clone / ".git").is_dir()
+    # Of an earlier version, and of a tokenizer with several chat templates.
+    (clone / "special_tokens_map.json").write_text("{}")
+    (clone / "additional_chat_templates").mkdir()
+    save_model(clone, make("gpt2"))
+    assert not (clone / "special_tokens_map.json").exists()
+    for thing in (".git", "results", "README.md"):
+        (clone / thing).mkdir()
+        with pytest.raises(UserError, match="holds something else than a model"):
+            save_model(clone, make("gpt2"))
+        (clone / thing).rmdir()  # it is there still

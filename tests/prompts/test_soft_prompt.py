@@ -1,6 +1,7 @@
 """A prompt on disk: whole or absent, bit-identical, and a clear word where it is neither."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -124,6 +125,15 @@ def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="is the current folder"):
         SoftPrompt(jnp.asarray(VECTORS)).save(".")
+
+
+def test_a_folder_of_prompts_is_none(saved, tmp_path):
+    """A run's folder, or where it kept a prompt for each task."""
+    (tmp_path / "logs").mkdir()
+    shutil.copytree(saved, tmp_path / "rte")
+    shutil.copytree(saved, tmp_path / ".rte.old")  # what a save left unfinished
+    with pytest.raises(UserError, match=r"missing; give one of the prompts in it: prompt, rte\."):
+        SoftPrompt.load(tmp_path)
 
 
 def test_an_empty_folder_is_filled(tmp_path):

@@ -134,8 +134,16 @@ def test_folded_it_is_a_plain_prompt(folder, tmp_path, one_device, kind, family)
             own = partition.of_task(folded, number)
             np.testing.assert_array_equal(own["prompt"][...], prompt.vectors)
         assert single_prompt(tmp_path / "best") is None
-        with pytest.raises(UserError, match=r"prompt\.safetensors is missing"):
+        with pytest.raises(UserError, match=r"give one of the prompts in it: glue--one, two\."):
             SoftPrompt.load(tmp_path / "best")
+        # The next best replaces it, but nothing that came beside it.
+        again = ({"model": "tiny"}, ("glue/one", "two"))
+        save_prompts(tmp_path / "best", prompted, *again)
+        for notes in ("notes.md", "two/notes.md"):
+            (tmp_path / "best" / notes).touch()
+            with pytest.raises(UserError, match="holds something else than"):
+                save_prompts(tmp_path / "best", prompted, *again)
+            (tmp_path / "best" / notes).unlink()
     else:
         assert single_prompt(tmp_path / "best") is not None
         assert prompts_by_task(tmp_path / "best") is None
