@@ -38,7 +38,7 @@ from softprompt_jax.inference.row_files import (
     read_lines,
     read_rows,
 )
-from softprompt_jax.inference.sampling import check_sampling
+from softprompt_jax.inference.search import check_search
 from softprompt_jax.inference.setup import (
     Opened,
     add_model_options,
@@ -56,7 +56,10 @@ from softprompt_jax.version import __version__
 BATCHES_A_CHUNK = 32
 
 # The options that decide an answer, beside those of the model.
-ANSWERING = ("max_input_length", "max_new_tokens", "temperature", "top_k", "top_p", "seed")
+ANSWERING = (
+    *("max_input_length", "max_new_tokens", "temperature", "top_k", "top_p", "seed"),
+    *("beams", "length_penalty", "stop"),
+)
 
 SOME_ERRORS = 3
 """Exit status where rows could not be answered."""
@@ -111,13 +114,37 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         default=0,
         help="of what is drawn, together with the row's line; default: 0",
     )
-    options = parser.parse_args(arguments)
-    check_least(options, batch_size=1, max_input_length=1, max_new_tokens=1, top_k=1, seed=0)
-    check_sampling(
-        1.0 if options.temperature is None else options.temperature, options.top_k, options.top_p
+    parser.add_argument(
+        "--beams", type=int, default=1, help="beam search along so many; default: 1, none"
     )
+    parser.add_argument(
+        "--length-penalty",
+        type=float,
+        default=1.0,
+        help="beams compare by log-likelihood / length to the power of this; default: 1",
+    )
+    parser.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        help="an answer ends before this string; may be given several times",
+    )
+    options = parser.parse_args(arguments)
+    least = {"batch_size": 1, "max_input_length": 1, "max_new_tokens": 1, "top_k": 1}
+    check_least(options, **least, seed=0, beams=1)
     if options.seed >= 2**31:
         raise UserError(f"--seed is {options.seed}; it must be below 2**31.")
+    check_search(
+        options.max_new_tokens,
+        options.temperature,
+        options.top_k,
+        options.top_p,
+        options.seed,
+        options.beams,
+        options.length_penalty,
+        options.stop,
+        None,
+    )
     if options.input == "-" and options.output is not None:
         raise UserError(
             "--output needs an --input file, to go on with after a stop; send the answers of "

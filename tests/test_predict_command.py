@@ -247,7 +247,13 @@ def test_a_stopped_job_goes_on(small, run, tmp_path, monkeypatch):
     status, out, _ = run(*arguments, "--output", output)
     assert (status, out, calls) == (130, "", [128, 128])
     assert not output.exists()
-    for more in (["--seed", "1"], ["--batch-size", "8"], ["--top-k", "6"], ["--dtype", "bfloat16"]):
+    for more in (
+        ["--seed", "1"],
+        ["--batch-size", "8"],
+        ["--top-k", "6"],
+        ["--dtype", "bfloat16"],
+        ["--stop", "good"],
+    ):
         status, _, err = run(*arguments, "--output", output, *more)
         assert status == 2
         assert "a job with other options" in err
@@ -296,6 +302,38 @@ def test_drawn_text(small, run, tmp_path):
     # What is drawn depends on seed and line only, not on what is answered together.
     drawing = [*arguments[:2], *WORDS, "--temperature", "3", "--seed", "5"]
     assert run(*drawing, stdin=rows.read_bytes())[1] == first
+
+
+def test_stop_strings_and_beams(small, run, tmp_path, monkeypatch):
+    texts = ["the movie", "a story of", "in this context", "is it"]
+    rows = write(tmp_path / "rows", *[{"text": text, "prompt": "free"} for text in texts])
+    arguments = ["--prompts", small[1], "--input", rows, *WORDS, "--max-new-tokens", "6"]
+    predictor = predictor_of(small)
+    greedy = predictor.generate(texts, "free", 6)
+    stop = [greedy[0][3], greedy[1].split()[-1]]
+    stopped = predictor.generate(texts, "free", 6, stop=stop)
+    assert stopped != greedy
+    # Beams may well find what greedy decoding does, so that the options are looked at too.
+    calls = []
+    generate = Predictor.generate
+
+    def told(*arguments, **options):
+        calls.append({name: options[name] for name in ("beams", "length_penalty", "stop")})
+        return generate(*arguments, **options)
+
+    monkeypatch.setattr(Predictor, "generate", told)
+    beams = predictor.generate(texts, "free", 6, beams=3, length_penalty=-2.0, stop=())
+    for given, expected in (
+        (["--stop", stop[0], "--stop", stop[1]], stopped),
+        (["--beams", "3", "--length-penalty", "-2"], beams),
+    ):
+        status, out, _ = run(*arguments, *given)
+        assert status == 0
+        assert [answer["prediction"] for answer in lines_of(out)] == expected
+    assert calls[1:] == [
+        {"beams": 1, "length_penalty": 1.0, "stop": stop},
+        {"beams": 3, "length_penalty": -2.0, "stop": []},
+    ]
 
 
 def test_other_weights_are_told(small, run, tmp_path):
@@ -375,6 +413,12 @@ def no_weights(monkeypatch):
         (["--prompts", "P", "--top-p", "2"], "top_p is 2.0"),
         (["--prompts", "P", "--seed", "-1"], "--seed is -1"),
         (["--prompts", "P", "--seed", str(2**31)], "it must be below 2**31"),
+        (["--prompts", "P", "--beams", "0"], "--beams is 0; it must be at least 1."),
+        (["--prompts", "P", "--beams", "2", "--stop", "x"], "leave out beams"),
+        (["--prompts", "P", "--beams", "2", "--top-k", "2"], "leave out beams"),
+        (["--prompts", "P", "--length-penalty", "2"], "give 2 beams or more"),
+        (["--prompts", "P", "--beams", "2", "--length-penalty", "nan"], "it must be a finite"),
+        (["--prompts", "P", "--stop", ""], "give a list of strings that are not empty"),
     ],
 )
 def test_mistakes(small, run, no_weights, tmp_path, arguments, message):

@@ -33,7 +33,8 @@ class Answerer:
         max_input_length: tokens of a text, and of a choice, at most.
         max_new_tokens: tokens to generate at most.
         seed: of what is drawn.
-        **sampling: temperature, top_k and top_p as for `Predictor.generate`.
+        **search: temperature, top_k, top_p, beams, length_penalty and stop as for
+            `Predictor.generate`.
     """
 
     def __init__(
@@ -43,13 +44,13 @@ class Answerer:
         max_input_length: int,
         max_new_tokens: int,
         seed: int = 0,
-        **sampling: Any,
+        **search: Any,
     ):
         self._predictor = predictor
         self._max_input_length = max_input_length
         self._text = _Kind(0, max_new_tokens)
         self._seed = seed
-        self._sampling = sampling
+        self._search = search
 
     def __call__(self, rows: Sequence[Row | BadRow]) -> list[dict[str, Any]]:
         """The answers to rows that are neighbours in a file, in order: JSON-able objects.
@@ -138,7 +139,7 @@ class Answerer:
             self._text.tokens,
             seed=self._seed,
             numbers=[row.line for row in rows],
-            **self._sampling,
+            **self._search,
         )
         for row, text in zip(rows, texts, strict=True):
             yield {**_head(row), "prediction": text}

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from softprompt_jax.errors import UserError
 from softprompt_jax.inference.encoding import Texts
 from softprompt_jax.inference.predictor import Predictor
 from softprompt_jax.prompts.soft_prompt import SoftPrompt
+from softprompt_jax.prompts.transfer import combine
 
 
 def score_with_each(
@@ -78,24 +78,7 @@ def majority_text(answers: Sequence[Sequence[str]]) -> list[str]:
 def mean_prompt(prompts: Sequence[SoftPrompt]) -> SoftPrompt:
     """The prompt whose vectors are the mean of others', position by position.
 
-    Its card tells the model, task and labels where all prompts agree on them.
-
     Raises:
-        UserError: there are none, or their shapes differ.
+        UserError: as `combine`, which calls the prompts #1, #2 and so on.
     """
-    if not prompts:
-        raise UserError("There is no prompt to average; give at least one.")
-    shapes = {tuple(prompt.vectors.shape) for prompt in prompts}
-    if len(shapes) > 1:
-        raise UserError(
-            f"Prompts of the shapes {', '.join(map(str, sorted(shapes)))} have no mean; average "
-            "prompts of one length and model."
-        )
-    mean = np.mean([np.asarray(prompt.vectors, np.float64) for prompt in prompts], axis=0)
-    first = prompts[0].card
-    common = {
-        name: first[name]
-        for name in ("model", "model_fingerprint", "task", "labels")
-        if name in first and all(prompt.card.get(name) == first[name] for prompt in prompts)
-    }
-    return SoftPrompt(mean.astype(np.float32), {**common, "init": "mean of prompts"})
+    return combine({f"#{number}": prompt for number, prompt in enumerate(prompts, start=1)})

@@ -68,8 +68,7 @@ class Predictor:
         places: int | None = None,
         prompt_length: int | None = None,
     ):
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}; it must be at least 1.")
+        _check_batch_size(batch_size)
         prompts = dict(prompts or {})
         for prompt in prompts.values():
             prompt.check_fits(model.config, model.name)
@@ -110,6 +109,7 @@ class Predictor:
         prompts: Mapping[str, str | Path],
         dtype: str = "float32",
         *,
+        batch_size: int = 16,
         devices: int | None = None,
         parallel: ParallelOptions | None = None,
         **options: Any,
@@ -121,14 +121,16 @@ class Predictor:
             prompts: by name: a prompt folder, a PEFT adapter, a .npy file, or "owner/name" on the
                 hub.
             dtype: as for `load_model`.
+            batch_size: rows a batch; rounded up to a multiple of the devices.
             devices: local devices to use; None: all of them.
             parallel: how weights and rows are spread over the devices, as for `train`; None: whole
                 weights on each device, unless they are too large for one.
-            **options: those of `Predictor`.
+            **options: the other ones of `Predictor`.
 
         Raises:
-            UserError: as `load_model`, `read_any_prompt` and `serving_layout`.
+            UserError: as `load_model`, `read_any_prompt`, `serving_layout` and `Predictor`.
         """
+        _check_batch_size(batch_size)
         loaded = {name: read_any_prompt(source) for name, source in prompts.items()}
         check_dtype(dtype)
         files = resolve_model(model)
@@ -139,7 +141,8 @@ class Predictor:
         if devices is not None:
             parallel = dataclasses.replace(parallel, devices=devices)
         layout = serving_layout(parallel, files.config, dtype)
-        return Predictor(files.load(dtype, layout.sharding), loaded, layout=layout, **options)
+        loaded_model = files.load(dtype, layout.sharding)
+        return Predictor(loaded_model, loaded, batch_size=batch_size, layout=layout, **options)
 
     @property
     def prompts(self) -> Mapping[str, AnyTrainedPrompt]:
@@ -275,8 +278,9 @@ class Predictor:
         if not texts:  # transformers decodes an empty batch to one empty text
             return []
         answers = [""] * len(texts)
+        answer_lengths = [max_new_tokens] * len(texts)
         if stop or on_text:
-            for rows, index in self._batches(texts, names, max_new_tokens, numbers=own):
+            for rows, index in self._batches(texts, names, answer_lengths, numbers=own):
                 told = generate_in_steps(
                     self._graphdef,
                     search,
@@ -294,7 +298,7 @@ class Predictor:
             return answers
         result = np.zeros((len(texts), max_new_tokens), np.int32)
         queued = []
-        for rows, index in self._batches(texts, names, max_new_tokens, numbers=own):
+        for rows, index in self._batches(texts, names, answer_lengths, numbers=own):
             shared = (self._state, self._places.bank)
             output = compiled.generate(self._graphdef, self._mesh, search, *shared, rows, sampling)
             _queue(queued, index, output)
@@ -335,29 +339,35 @@ class Predictor:
         return names
 
     def _batches(
-        self, texts: Texts, names: Sequence[str], answer_length: int, **more: np.ndarray
+        self,
+        texts: Texts,
+        names: Sequence[str],
+        answer_lengths: Sequence[int],
+        **more: np.ndarray,
     ) -> Any:
         """Yields the rows of each batch, and their numbers in `texts`.
 
         Args:
             texts: all inputs.
             names: of their prompts.
-            answer_length: tokens that may follow a text.
+            answer_lengths: tokens that may follow each text.
             **more: arrays `[texts, ...]` that rows take their part of.
         """
         config = self.model.config
         rows = encode_texts(texts, self.model)
         longest = None
         if config.max_positions is not None:
-            for row, name in zip(rows, names, strict=True):
-                together = self.prompts[name].length + len(row) + answer_length
+            for row, name, answer in zip(rows, names, answer_lengths, strict=True):
+                together = self.prompts[name].length + len(row) + answer
                 if together > config.max_positions:
                     raise UserError(
                         f"Prompt {name}, a text and its answer have {together} tokens together, "
                         f"but {self.model.name} reads {config.max_positions} at most; shorten the "
                         "texts."
                     )
-            longest = config.max_positions - answer_length
+            # Columns of padding count too where all rows have one and the same prompt, as DePT's.
+            shortest = min(prompt.length for prompt in self.prompts.values())
+            longest = config.max_positions - shortest - min(answer_lengths)
         places = np.array([self._places[name] for name in names], np.int32)
         for ids, mask, index in batch_rows(rows, self.batch_size, self._shards, longest):
             batch = {
@@ -376,7 +386,8 @@ class Predictor:
     ) -> Float[np.ndarray, "n_texts n_choices"]:
         choices, mask = pad_choices(encoded)
         result = np.zeros(choices.shape[:2], np.float32)
-        batches = self._batches(texts, names, choices.shape[2], choices=choices, choice_mask=mask)
+        lengths = [max(map(len, row)) for row in encoded]
+        batches = self._batches(texts, names, lengths, choices=choices, choice_mask=mask)
         queued = []
         for rows, index in batches:
             shared = (self._state, self._places.bank)
@@ -416,6 +427,11 @@ def _queue(queued: list[tuple[np.ndarray, jax.Array]], index: np.ndarray, output
     queued.append((index, output))
     if len(queued) > _UNDER_WAY:
         jax.block_until_ready(queued[-_UNDER_WAY][1])
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}; it must be at least 1.")
 
 
 def _devices(count: int | None) -> list[Device]:

@@ -42,6 +42,10 @@ def choice_log_likelihoods(
 
     Returns:
         float32 [B, C], in nats; 0 for a choice without tokens.
+
+    Raises:
+        UserError: the sequence could become longer than the model's limit. Where each row has
+            choices of its own, only the caller can tell their lengths, and has to see to it.
     """
     rows = batch["inputs"].shape[0]
     choices_BxCxT, mask_BxCxT = (
@@ -50,7 +54,9 @@ def choice_log_likelihoods(
     _, n_choices, length = choices_BxCxT.shape
     # Every choice is fed the same first token (T5's start, the input's last), which is there once,
     # and then its own tokens but the last: the tail of R = C * (T-1) tokens.
-    tail = _Tail(choices_BxCxT[:, :, :-1].reshape(rows, -1), n_choices, length - 1)
+    tail = _Tail(
+        choices_BxCxT[:, :, :-1].reshape(rows, -1), n_choices, length - 1, choices.ndim == 2
+    )
     logits_of = _decoder_logits if model.config.is_encoder_decoder else _causal_logits
     logits = logits_of(model, batch, tail, prompt)
     # The logits of token t of choice c are the first ones or those after the tail's token t - 1.
@@ -63,11 +69,15 @@ def choice_log_likelihoods(
 
 
 class _Tail(NamedTuple):
-    """The fed tokens of all choices, one choice after the other, of equal lengths."""
+    """The fed tokens of all choices, one choice after the other, padded to one length.
+
+    `common`: whether all rows have the same choices.
+    """
 
     ids_BxR: Int[Array, "B R"]  # noqa: N815 (shape suffix)
     n_choices: int
     length: int
+    common: bool
 
     def steps(self) -> Int[np.ndarray, " R"]:
         """How many tokens of its own choice each follows."""
@@ -107,7 +117,8 @@ def _causal_logits(
     if past is not None:
         columns = past.layers[0].keys.shape[2]
         shared, in_past = (columns, columns) if past.mask is None else (0, count_real(past.mask))
-    model.check_length(shared + length + tail.length)
+    if tail.common:
+        model.check_length(shared + length + tail.length)
     text_end_B = count_real(mask_BxS) + in_past
     tail_at = length + np.arange(tail.ids_BxR.shape[1], dtype=np.int32)[None].repeat(rows, axis=0)
     x = model.embed(jnp.concatenate([inputs, tail.ids_BxR], axis=1))

@@ -1,5 +1,6 @@
 """The ways to decode, and options that make none."""
 
+import math
 from collections.abc import Callable, Sequence
 
 from softprompt_jax.errors import UserError
@@ -23,6 +24,10 @@ def check_search(
         raise UserError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
     if beams < 1:
         raise UserError(f"beams is {beams}; it must be at least 1.")
+    if not math.isfinite(length_penalty):
+        raise UserError(f"length_penalty is {length_penalty}; it must be a finite number.")
+    if beams == 1 and length_penalty != 1:
+        raise UserError("A length penalty is for a beam search; give 2 beams or more.")
     if isinstance(stop, str) or not all(stop):
         raise UserError(f"stop is {stop!r}; give a list of strings that are not empty.")
     if not 0 <= seed < 2**31:

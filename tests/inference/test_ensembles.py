@@ -127,8 +127,14 @@ def test_mean_prompt(predictor):
     ]
     np.testing.assert_allclose(np.asarray(mean.vectors), expected, rtol=1e-6)
     assert mean.vectors.dtype == np.float32
-    assert mean.card == {"model": "m", "labels": ["x", "y"], "init": "mean of prompts"}
-    with pytest.raises(UserError, match=r"shapes \(2, 32\), \(5, 32\) have no mean"):
+    parts = [{"prompt": f"#{i}", "task": task, "weight": 0.5} for i, task in ((1, "t"), (2, "u"))]
+    assert mean.card == {
+        "model": "m",
+        "labels": ["x", "y"],
+        "init": "combined",
+        "combined_from": parts,
+    }
+    with pytest.raises(UserError, match=r"no sum \(positions: #1 5, #2 2\)"):
         ensembles.mean_prompt([a, predictor.prompts["b"]])
     with pytest.raises(UserError, match="at least one"):
         ensembles.mean_prompt([])

@@ -1,13 +1,16 @@
 """A Predictor gives each row what its prompt alone would give, whatever else is in the batch."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from lively_models import make_lively, random_prompt
+from lively_models import make_lively, pad, random_prompt
 
 from softprompt_jax.data import encode_choices, encode_inputs
 from softprompt_jax.errors import UserError
+from softprompt_jax.inference.decoding import greedy
 from softprompt_jax.inference.predictor import Predictor
 from softprompt_jax.models import load_model
 from softprompt_jax.models.loading import ModelFiles
@@ -165,6 +168,8 @@ def test_a_prompt_is_checked_before_the_weights_are_read(models, tmp_path, monke
     SoftPrompt(jnp.zeros((2, 5))).save(tmp_path / "narrow")
     with pytest.raises(UserError, match="The prompt is 5 wide"):
         Predictor.load(models["gpt2"].name, {"narrow": tmp_path / "narrow"})
+    with pytest.raises(UserError, match="batch_size is 0; it must be at least 1"):
+        Predictor.load(models["gpt2"].name, {}, batch_size=0)
 
 
 def test_mistakes(models):
@@ -202,6 +207,8 @@ def test_mistakes(models):
         ({"stop": "."}, "give a list of strings"),
         ({"stop": [""]}, "not empty"),
         ({"seed": -1}, "seed is -1"),
+        ({"beams": 2, "length_penalty": float("nan")}, "length_penalty is nan"),
+        ({"length_penalty": 0.5}, "give 2 beams or more"),
     ):
         with pytest.raises(UserError, match=message):
             predictor.generate(TEXTS, **options)
@@ -226,6 +233,40 @@ def test_the_longest_text_that_gpt2_reads(models):
     assert len(predictor.generate(["the " * 504], max_new_tokens=2)) == 1
     with pytest.raises(UserError, match="513 tokens together"):
         predictor.generate(["the " * 505], max_new_tokens=2)
+
+
+def test_each_text_is_checked_against_its_own_choices(folders):
+    """40 positions for prompt, text and choice; the longest of each do not come together."""
+    model = load_model(str(make_lively(folders["gpt2"].parent / "short", "gpt2", n_positions=40)))
+    predictor = predictor_of(model, "a", "b")
+    texts = ["good " * 33, "bad", "good " * 20]
+    each = [["a", "is"], ["good " * 30, "bad"], ["not good", "the very bad film " * 4]]
+    scores = predictor.score(texts, each, ["a", "b", "b"], content_free="bad")
+    for text, choices, name, own in zip(texts, each, "abb", scores, strict=True):
+        alone = predictor_of(model, name).score([text], choices, content_free="bad")
+        np.testing.assert_allclose(own, alone[0], atol=2e-5, rtol=0)
+    with pytest.raises(UserError, match="41 tokens together"):
+        predictor.score(texts, [["a", "not good"], *each[1:]], ["a", "b", "b"])
+
+
+@pytest.mark.parametrize("options", [{}, {"beams": 2}, {"stop": ["~"]}])
+def test_padding_may_have_the_id_of_a_word(folders, options):
+    """An answer ends at its end of sequence, whatever fills the rest of its row."""
+    model = load_model(str(folders["gpt2"]))
+    encoded, _ = encode_inputs(TEXTS, model.tokenizer, model.config)
+    inputs, mask = pad(encoded)
+    batch = {"inputs": inputs, "input_mask": mask}
+    ids = np.asarray(greedy(model.module, batch, PROMPTS["a"].vectors, 6))
+    answers = []
+    for pad_id in (1, encode_choices(["good", "bad"], model.tokenizer, model.config)[0][0]):
+        # A token in the midst of the first answer ends all answers now.
+        ending = dataclasses.replace(model.config, eos_ids=(int(ids[0, 2]),), pad_id=pad_id)
+        model.config = model.module.config = ending
+        answers.append(predictor_of(model, "a").generate(TEXTS, max_new_tokens=6, **options))
+    assert answers[0] == answers[1]
+    if not options.get("beams"):
+        end = ids[0].tolist().index(ids[0, 2])
+        assert answers[1][0] == model.tokenizer.decode(ids[0, :end]).strip()
 
 
 def test_prompts_come_and_go_without_compiling(models):

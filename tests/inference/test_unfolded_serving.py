@@ -90,6 +90,20 @@ def test_what_must_be_alone(models, kind, family):
     np.testing.assert_array_equal(predictor.score(TEXTS, CHOICES), scores)
 
 
+def test_the_longest_text_beside_a_dept_prompt(tmp_path):
+    """DePT's prompt (3), text and answer fill 40 positions; padding takes none."""
+    model = load_model(str(make_lively(tmp_path, "gpt2", n_layer=1, n_positions=40)))
+    predictor = Predictor(model, {"one": made("dept", model)}, devices=1)
+    (text,) = random_rows((35,))
+    assert len(predictor.generate([text], max_new_tokens=2)) == 1
+    longer, shorter = predictor.score([text, text[:7]], [["a", "is"], ["good " * 30, "a"]])
+    np.testing.assert_allclose(longer, predictor.score([text], ["a", "is"])[0], atol=5e-5)
+    expected = predictor.score([text[:7]], ["good " * 30, "a"])[0]
+    np.testing.assert_allclose(shorter, expected, atol=5e-5)
+    with pytest.raises(UserError, match="41 tokens together"):
+        predictor.generate([text], max_new_tokens=3)
+
+
 def test_reading(models, tmp_path):
     prompt = made("dept", models["gpt2"])
     prompt.save(tmp_path / "best")
