@@ -1,7 +1,10 @@
 """Strict settings for every test: dtype and rank promotion, eight CPU devices."""
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -16,6 +19,13 @@ from softprompt_jax.__main__ import COMMANDS
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Tests of one file compile the same functions again and again: a cache of this process alone saves
+# a quarter of the time. (One for all workers would be read while it is written.)
+compiled = tempfile.mkdtemp(prefix="compiled-")
+atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+jax.config.update("jax_compilation_cache_dir", compiled)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @pytest.fixture(autouse=True, scope="module")
