@@ -39,6 +39,7 @@ from softprompt_jax.analysis import (
     reports,
     similarity,
     trajectory,
+    transfer,
     waywardness,
 )
 from softprompt_jax.analysis.vocabulary import Vocabulary
@@ -62,7 +63,7 @@ from softprompt_jax.inference.setup import (
 )
 from softprompt_jax.models import resolve_model
 from softprompt_jax.models.loading import ModelFiles
-from softprompt_jax.prompts import SoftPrompt, transfer
+from softprompt_jax.prompts import SoftPrompt
 from softprompt_jax.prompts.initializers import label_pieces, text_ids
 from softprompt_jax.training.setup import resolve_dtype, tasks_from_options
 
@@ -130,7 +131,7 @@ def _labels(given: Any) -> None:
 
 def _similarity(given: Any) -> None:
     if given.folder is not None:
-        prompts = transfer.find_prompts(given.folder)
+        prompts = _find(Path(given.folder))
     else:
         folders = parse_prompts(given.prompts, named=False)
         prompts = {name: read_prompt(source) for name, source in folders.items()}
@@ -203,7 +204,7 @@ def _retrieve(given: Any) -> None:
     own = Path(given.target).resolve()
     sources = {
         name: prompt
-        for name, prompt in transfer.find_prompts(folder).items()
+        for name, prompt in _find(folder, target).items()
         if (folder / name).resolve() != own
     }
     if given.top > len(sources):
@@ -270,6 +271,14 @@ def _recycle(given: Any) -> None:
 def _open(given: Any) -> tuple[dict[str, SoftPrompt], ModelFiles]:
     """The prompts and their model, whose weights are not read yet."""
     return read_prompts(parse_prompts(given.prompts, named=False), given.model)
+
+
+def _find(folder: Path, target: SoftPrompt | None = None) -> dict[str, SoftPrompt]:
+    """The prompts in a folder; tells which ones are left out."""
+    found, left_out = transfer.find_prompts(folder, target)
+    for name, why in left_out.items():
+        print(f"Left out {folder / name}: {why}.", file=sys.stderr)
+    return found
 
 
 def _vocabulary(prompts: Mapping[str, SoftPrompt], files: ModelFiles, given: Any) -> Vocabulary:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from softprompt_jax.analysis.vocabulary import token_texts
 from softprompt_jax.command_line import Parser, load_command_config, run_command
 from softprompt_jax.config import RunConfig
 from softprompt_jax.data.cache import TokenCache
@@ -79,14 +80,8 @@ def _row(flat: np.ndarray, offsets: np.ndarray, row: int) -> list[int]:
 
 def _pieces(ids: list[int], tokenizer: Any) -> str:
     """The tokens, set apart by bars; ▁ stands for a space, ⏎ for a line's end."""
-    pieces = tokenizer.batch_decode([[token] for token in ids], clean_up_tokenization_spaces=False)
-    raw = tokenizer.convert_ids_to_tokens(ids)
-    # SentencePiece drops the space of a piece that is decoded alone; its own name still has it.
-    shown = [
-        f" {text}" if name.startswith("▁") and not text.startswith(" ") else text
-        for text, name in zip(pieces, raw, strict=True)
-    ]
-    return "|".join(text.replace(" ", "▁").replace("\n", "⏎") for text in shown)
+    texts = token_texts(tokenizer, ids)
+    return "|".join(text.replace(" ", "▁").replace("\n", "⏎") for text in texts)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 import argparse
 
 from softprompt_jax.analysis.similarity import MEASURES
+from softprompt_jax.analysis.transfer import RIDGE
 from softprompt_jax.inference.setup import add_model_options
-from softprompt_jax.prompts.transfer import RIDGE
 
 
 def _report(parser: argparse.ArgumentParser) -> None:

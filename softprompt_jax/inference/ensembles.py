@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from softprompt_jax.analysis.transfer import combine
 from softprompt_jax.inference.encoding import Texts
 from softprompt_jax.inference.predictor import Predictor
 from softprompt_jax.prompts.soft_prompt import SoftPrompt
-from softprompt_jax.prompts.transfer import combine
 
 
 def score_with_each(

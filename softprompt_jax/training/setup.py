@@ -16,6 +16,7 @@ from flax import nnx
 from softprompt_jax.config import BaseConfig, RunConfig, TaskOptions
 from softprompt_jax.config_checks import COLUMNS, FILE_OPTIONS, has_files, parse_mixture
 from softprompt_jax.errors import UserError
+from softprompt_jax.exchange import read_prompt
 from softprompt_jax.models import LanguageModel
 from softprompt_jax.models.blocks import Remat, set_attention, set_remat
 from softprompt_jax.models.families import ModelConfig, build_module, parameter_count
@@ -239,7 +240,7 @@ def load_teachers(config: RunConfig, model_config: Any) -> Distillation | None:
     options = config.prompt
     if not options.teachers:
         return None
-    teachers = [SoftPrompt.load(folder) for folder in options.teachers]
+    teachers = [read_prompt(folder) for folder in options.teachers]
     for folder, teacher in zip(options.teachers, teachers, strict=True):
         teacher.check_fits(model_config, config.model.name)
         if teacher.length != teachers[0].length:

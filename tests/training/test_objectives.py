@@ -21,6 +21,7 @@ from trained_prompts import (
 )
 
 from softprompt_jax.errors import UserError
+from softprompt_jax.exchange import export_npy
 from softprompt_jax.models import load_model
 from softprompt_jax.prompts import SoftPrompt
 from softprompt_jax.prompts.prompted_model import target_logits
@@ -188,6 +189,10 @@ def test_teachers_are_read(folder, tmp_path):
     assert weight == 0.5
     with pytest.raises(UserError, match="is 32 wide"):
         load_teachers(config, SimpleNamespace(d_model=64))
+    export_npy(SoftPrompt(jnp.asarray(TEACHERS[1])), tmp_path / "one.npy")  # or any other form
+    other = changed(config, prompt__teachers=(names[0], str(tmp_path / "one.npy")))
+    read = load_teachers(other, SimpleNamespace(d_model=32))
+    np.testing.assert_array_equal(read.teachers, TEACHERS)
     SoftPrompt(jnp.asarray(TEACHERS[1, :5])).save(names[1])
     with pytest.raises(UserError, match="has 5 positions, but the first has 6"):
         load_teachers(config, SimpleNamespace(d_model=32))

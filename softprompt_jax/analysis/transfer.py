@@ -17,7 +17,8 @@ from jaxtyping import Float, Int
 from softprompt_jax.analysis.similarity import MEASURES, check_comparable
 from softprompt_jax.analysis.vocabulary import Vocabulary, unit
 from softprompt_jax.errors import UserError
-from softprompt_jax.prompts.soft_prompt import SoftPrompt
+from softprompt_jax.prompts.soft_prompt import TENSOR_FILE, SoftPrompt
+from softprompt_jax.prompts.unfolded_prompt import load_prompt
 
 RIDGE = 1e-3
 """Weight of the ridge term where shared tokens are too few, relative to their mean square."""
@@ -42,21 +43,50 @@ class Match(NamedTuple):
     similarity: float
 
 
-def find_prompts(folder: str | Path) -> dict[str, SoftPrompt]:
+def find_prompts(
+    folder: str | Path, target: SoftPrompt | None = None
+) -> tuple[dict[str, SoftPrompt], dict[str, str]]:
     """All prompts in a folder and the folders in it, by their path within it.
 
+    Args:
+        folder: where to look, such as that of all runs.
+        target: what they are to be compared with; None: anything.
+
+    Returns:
+        The prompts, and why others are left out: they are more than vectors, or of another model
+        than the target.
+
     Raises:
-        UserError: there is none, or one is damaged.
+        UserError: there is none to be used, or one is damaged.
     """
     folder = Path(folder)
-    found = {}
-    for path in sorted(folder.rglob("prompt.safetensors")):
+    found, left_out = {}, {}
+    for path in sorted(folder.rglob(TENSOR_FILE)):
         inner = path.parent.relative_to(folder)
-        if not any(part.startswith(".") for part in inner.parts):  # what a save left unfinished
-            found[inner.as_posix()] = SoftPrompt.load(path.parent)
+        if any(part.startswith(".") for part in inner.parts):  # what a save left unfinished
+            continue
+        prompt = load_prompt(path.parent)
+        if not isinstance(prompt, SoftPrompt):
+            left_out[inner.as_posix()] = f"a {prompt.kind!r} prompt, which is more than vectors"
+        elif target is not None and not _comparable(target, prompt):
+            left_out[inner.as_posix()] = "of another model than the target"
+        else:
+            found[inner.as_posix()] = prompt
     if not found:
-        raise UserError(f"There is no prompt in {folder} or the folders in it; choose another.")
-    return found
+        why = f" (left out: {len(left_out)}, such as {min(left_out)})" if left_out else ""
+        raise UserError(
+            f"There is no prompt in {folder} or the folders in it that can be compared{why}; "
+            "choose another."
+        )
+    return found, left_out
+
+
+def _comparable(one: SoftPrompt, other: SoftPrompt) -> bool:
+    try:
+        check_comparable({"one": one, "other": other})
+    except UserError:
+        return False
+    return True
 
 
 def retrieve(

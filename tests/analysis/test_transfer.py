@@ -2,6 +2,7 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from analysis.vocabularies import vocabulary
@@ -10,11 +11,14 @@ from sklearn.metrics.pairwise import cosine_similarity
 from tiny_models import WORDS, make_tiny
 
 import softprompt_jax as sp
+from softprompt_jax.analysis import transfer
 from softprompt_jax.analysis.neighbours import nearest
 from softprompt_jax.analysis.vocabulary import Vocabulary
 from softprompt_jax.errors import UserError
 from softprompt_jax.models import load_model
-from softprompt_jax.prompts import SoftPrompt, transfer
+from softprompt_jax.prompts import SoftPrompt
+from softprompt_jax.prompts.reparameterizations.prefix import LayerPrefix
+from softprompt_jax.prompts.unfolded_prompt import UnfoldedPrompt
 
 
 def prompt_of(length, seed, width=12, **card):
@@ -29,9 +33,22 @@ def test_find_prompts(tmp_path):
     for name in ("a/best", "b", "deep/er/c", ".b.old", ".d.77.tmp/best"):
         prompt_of(3, 0, task=name).save(tmp_path / name)
     (tmp_path / "notes.txt").touch()
-    found = transfer.find_prompts(tmp_path)
+    found, left_out = transfer.find_prompts(tmp_path)
+    assert left_out == {}
     assert sorted(found) == ["a/best", "b", "deep/er/c"]
     assert found["deep/er/c"].card["task"] == "deep/er/c"
+    # What is more than vectors, and prompts of another model than the target.
+    shape = (1, 2, 3, 4)
+    UnfoldedPrompt(LayerPrefix(jnp.ones(shape), jnp.ones(shape))).save(tmp_path / "prefix")
+    prompt_of(3, 0, width=5).save(tmp_path / "narrow")
+    found, left_out = transfer.find_prompts(tmp_path)
+    assert sorted(found) == ["a/best", "b", "deep/er/c", "narrow"]
+    assert left_out == {"prefix": "a 'prefix' prompt, which is more than vectors"}
+    found, left_out = transfer.find_prompts(tmp_path, prompt_of(4, 1))
+    assert sorted(found) == ["a/best", "b", "deep/er/c"]
+    assert left_out["narrow"] == "of another model than the target"
+    with pytest.raises(UserError, match=r"left out: 5, such as a/best"):
+        transfer.find_prompts(tmp_path, prompt_of(4, 1, width=9))
     (tmp_path / "b" / "prompt.safetensors").write_bytes(b"x")
     with pytest.raises(UserError, match="damaged"):
         transfer.find_prompts(tmp_path)
