@@ -151,7 +151,7 @@ class CorpusSubject:
     held_out: Split
     evaluator: Evaluator
 
-    labels: tuple[str, ...] = ()
+    labels: tuple[tuple[str, ...], ...] = ()
     has_test: bool = False
 
     @property

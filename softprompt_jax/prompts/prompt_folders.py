@@ -24,7 +24,10 @@ there."""
 
 
 def save_prompts(
-    folder: Path, prompted: PromptedModel, card: Mapping[str, Any], tasks: Sequence[str] = ()
+    folder: Path,
+    prompted: PromptedModel,
+    card: Mapping[str, Any],
+    tasks: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Replaces a folder by the prompt, whole: no reader and no crash sees half of it.
 
@@ -35,7 +38,7 @@ def save_prompts(
         folder: where to; it may hold an earlier prompt of the same run.
         prompted: with the folded prompt, on the host.
         card: of the prompt.
-        tasks: whose prompts they are, in order, where each task has its own.
+        tasks: whose prompts they are, in order, where each task has its own, with its labels.
 
     Raises:
         UserError: there is something else in the folder, which would be lost.
@@ -49,13 +52,15 @@ def save_prompts(
         SoftPrompt(vectors, card).save(folder)
         return
     # The names of data sets' configs have a slash in them.
+    tasks = tasks or {}
     names = {task: task.replace("/", "--") for task in tasks}
     check_replaceable(folder, "these tasks' prompts", [CONTENTS], [CONTENTS, *names.values()])
     for name in names.values():
         check_prompt_replaceable(folder / name)
     with replace_folder(folder) as fresh:
         for (task, name), own in zip(names.items(), vectors, strict=True):
-            SoftPrompt(own, {**card, "task": task}).save(fresh / name)
+            own_card = {**card, "task": task, "labels": list(tasks[task])}
+            SoftPrompt(own, own_card).save(fresh / name)
         (fresh / CONTENTS).write_text(json.dumps(names, indent=2) + "\n", encoding="utf-8")
 
 

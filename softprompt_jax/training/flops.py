@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from softprompt_jax.config import RunConfig
 from softprompt_jax.data.buckets import Shape
 from softprompt_jax.models.families import ModelConfig
 from softprompt_jax.models.gpt2 import GPT2Config
@@ -16,6 +17,22 @@ class _Width(NamedTuple):
     key: int  # also the values
     mlp: int
     pair: int  # of a query with a key; also of a weight with a value
+
+
+def run_step_flops(config: RunConfig, model: ModelConfig, shape: Shape) -> int:
+    """`step_flops` of a run's step, for its log, its plan and the benchmark.
+
+    A prefix goes through no layer, so it counts as a prompt without a token: attention to its keys
+    and values is left out.
+
+    Args:
+        config: the run.
+        model: its architecture.
+        shape: tokens that inputs and targets are padded to.
+    """
+    options = config.train
+    length = 0 if config.prompt.parameterization == "prefix" else config.prompt.length
+    return step_flops(model, shape, options.batch_size, length, options.method)
 
 
 def step_flops(

@@ -54,8 +54,8 @@ class Subject(Protocol):
         ...
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """The labels to choose from, for the card; empty for free text."""
+    def labels(self) -> tuple[tuple[str, ...], ...]:
+        """Each task's labels to choose from, for the card; empty for free text."""
         ...
 
     @property
@@ -164,11 +164,20 @@ def run(
         checkpoints.save(state, step, dataclasses.asdict(progress))
 
     def read(number: int, on_device: Mapping[str, jax.Array], timed: Any) -> None:
-        """Waits for the metrics of a step; `timed` is what to count of it, None if it compiled."""
+        """Waits for the metrics of a step and logs them, or stops where they are not finite.
+
+        Args:
+            number: of the step.
+            on_device: its metrics.
+            timed: what `Speed.add` counts of it; None if it compiled.
+
+        Raises:
+            DivergedError: loss, gradient or update was not finite.
+        """
         metrics = {name: float(value) for name, value in jax.device_get(on_device).items()}
         if not metrics.pop("finite"):
             if progress.best_step is None:
-                keep(workdir.best, None, {})  # the step left the trainable part as it was before
+                keep(workdir.best, None, {})  # such a step changes nothing; one in flight may have
             raise DivergedError(
                 f"The loss, its gradient or the update was not finite at step {number}; what was "
                 f"best before is in {workdir.best}. Try a lower --optimizer.learning_rate, "

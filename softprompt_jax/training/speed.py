@@ -99,7 +99,10 @@ def memory_in_use() -> dict[str, float]:
 
 
 class Trace:
-    """A trace of the first steps that compile nothing, for TensorBoard or Perfetto.
+    """A trace from the first step that compiles nothing, for TensorBoard or Perfetto.
+
+    What comes between its steps is in it too, such as an evaluation; so is a later step that
+    compiles another shape, which counts as one.
 
     Args:
         folder: that it is written to.
@@ -112,7 +115,7 @@ class Trace:
         self._runs = False
 
     def start(self) -> None:
-        """Before a step that compiles nothing."""
+        """Before a step that compiles nothing; the first call begins the trace."""
         if self._left and not self._runs:
             jax.profiler.start_trace(self._folder)
             self._runs = True

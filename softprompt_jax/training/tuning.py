@@ -24,7 +24,7 @@ from softprompt_jax.prompts import SoftPrompt
 from softprompt_jax.tasks import Task, rename_labels
 from softprompt_jax.training import partition, processes
 from softprompt_jax.training.evaluation import Evaluator
-from softprompt_jax.training.flops import step_flops
+from softprompt_jax.training.flops import run_step_flops
 from softprompt_jax.training.loop import run
 from softprompt_jax.training.parallel import Layout
 from softprompt_jax.training.setup import (
@@ -193,10 +193,9 @@ class TaskSubject:
         return options.name
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """The labels that all tasks share; empty where they differ."""
-        labels = {task.labels for task in self.tasks}
-        return labels.pop() if len(labels) == 1 else ()
+    def labels(self) -> tuple[tuple[str, ...], ...]:
+        """The labels of each task."""
+        return tuple(task.labels for task in self.tasks)
 
     def describe(self) -> str:
         """The data, for people."""
@@ -216,11 +215,7 @@ class TaskSubject:
 
     def step_flops(self, shape: Shape) -> int:
         """The least FLOPs of a step on a batch of a shape."""
-        options = self.config.train
-        # A prefix goes through no layer.
-        prefixed = self.config.prompt.parameterization == "prefix"
-        length = 0 if prefixed else self.config.prompt.length
-        return step_flops(self.model_config, shape, options.batch_size, length, options.method)
+        return run_step_flops(self.config, self.model_config, shape)
 
     def validate(self, trainable: Any, frozen: Any) -> tuple[dict[str, float], float]:
         """The validation metrics of every task, by full name, and their mean."""

@@ -4,7 +4,7 @@ import dataclasses
 import importlib.metadata
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -277,7 +277,7 @@ class Workdir:
         prompted: Any,
         model: LanguageModel,
         task: str,
-        labels: tuple[str, ...],
+        labels: Sequence[Sequence[str]],
         *,
         step: int | None,
         metrics: Mapping[str, float],
@@ -289,7 +289,7 @@ class Workdir:
             prompted: on the host.
             model: that the prompt belongs to, or was tuned.
             task: for the card.
-            labels: likewise.
+            labels: likewise, of each task; a prompt for all has those that they share.
             step: that it comes from; None: of a run that diverged before its first evaluation.
             metrics: measured with it.
         """
@@ -297,15 +297,16 @@ class Workdir:
             if prompted.prompt is None:
                 save_model(folder, model, module=prompted.model)
             else:
-                parameterization, tasks = "plain", ()
+                parameterization, names = "plain", ()
                 if isinstance(self._config, RunConfig):
                     parameterization = self._config.prompt.parameterization
-                    tasks, _ = parse_mixture(self._config.task.mixture)
+                    names, _ = parse_mixture(self._config.task.mixture)
+                shared = labels[0] if len(set(map(tuple, labels))) == 1 else ()
                 card = {
                     "model": model.name,
                     "model_fingerprint": model.fingerprint,
                     "task": task,
-                    "labels": list(labels),
+                    "labels": list(shared),
                     "metrics": _as_json(metrics),
                     "step": step,
                     "init": self._config.prompt.init if isinstance(self._config, RunConfig) else "",
@@ -313,7 +314,7 @@ class Workdir:
                     "seed": self._config.seed,
                     "versions": versions(),
                 }
-                save_prompts(folder, prompted, card, tasks)
+                save_prompts(folder, prompted, card, dict(zip(names, labels, strict=False)))
         processes.wait_for_all()
 
     def finish(self, progress: Progress, model: LanguageModel, steps: int) -> TrainResult:

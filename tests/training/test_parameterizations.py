@@ -112,7 +112,8 @@ def test_folded_it_is_a_plain_prompt(folder, tmp_path, one_device, kind, family)
     assert list(contents(folded)) == ["prompt"]
     prompted = nnx.merge(fold.graphdef, folded, prepared.frozen)
 
-    save_prompts(tmp_path / "best", prompted, {"model": "tiny"}, ("glue/one", "two"))
+    tasks = {"glue/one": ["a", "b"], "two": []}
+    save_prompts(tmp_path / "best", prompted, {"model": "tiny"}, tasks)
     again = PromptedModel(prompted.model, load_prompts(tmp_path / "best"))
     assert np.asarray(again.vectors).tobytes() == np.asarray(prompted.vectors).tobytes()
 
@@ -131,13 +132,14 @@ def test_folded_it_is_a_plain_prompt(folder, tmp_path, one_device, kind, family)
         assert list(prompts) == ["glue/one", "two"]
         for number, prompt in enumerate(prompts.values()):
             assert prompt.card["task"] == list(prompts)[number]
+            assert prompt.card["labels"] == tasks[prompt.card["task"]]
             own = partition.of_task(folded, number)
             np.testing.assert_array_equal(own["prompt"][...], prompt.vectors)
         assert single_prompt(tmp_path / "best") is None
         with pytest.raises(UserError, match=r"give one of the prompts in it: glue--one, two\."):
             SoftPrompt.load(tmp_path / "best")
         # The next best replaces it, but nothing that came beside it.
-        again = ({"model": "tiny"}, ("glue/one", "two"))
+        again = ({"model": "tiny"}, {"glue/one": ["a", "b"], "two": []})
         save_prompts(tmp_path / "best", prompted, *again)
         for notes in ("notes.md", "two/notes.md"):
             (tmp_path / "best" / notes).touch()

@@ -18,7 +18,7 @@ def result(workdir: Path) -> TrainResult:
 
 def test_prompts_of_several_tasks(tmp_path, monkeypatch):
     prompted = PromptedModel(None, np.zeros((2, 4, 8), np.float32))
-    save_prompts(tmp_path / "best", prompted, {"model": "tiny"}, ["glue/cola", "squad"])
+    save_prompts(tmp_path / "best", prompted, {"model": "tiny"}, {"glue/cola": [], "squad": []})
     told = report(result(tmp_path), "tiny")
     assert "tuned model" not in told
     loaded = {}
