@@ -38,19 +38,26 @@ def main(arguments: Sequence[str]) -> int:
         metavar="NAME",
         help=f"{told}; {EVERYTHING}; {PAGE}",
     )
-    about = "; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items())
+    about = "; ".join(
+        f"{name}: {preset.about}; {preset.recipe.train.steps:,} steps"
+        for name, preset in PRESETS.items()
+    )
     parser.add_argument(
         "--preset", choices=list(PRESETS), default="small", help=f"{about}; default: small"
     )
-    parser.add_argument("--workdir", default="runs/reproduction", help="default: runs/reproduction")
+    parser.add_argument(
+        "--workdir",
+        default="runs/reproduction",
+        help="folder of the runs and of what is made of them; default: runs/reproduction",
+    )
     parser.add_argument(
         "--workers", type=int, default=1, help="processes that share the runs, on CPU; default: 1"
     )
     parser.add_argument(
         "--family",
         help="folder of pre-training runs (NAME/best, NAME-lm/best, NAME-lm/kept/STEP) to take "
-        "the T5s from; default: those that come with the package or the hub, and for their earlier "
-        "stages runs/pretraining (paper: runs)",
+        "the T5s from (but t5-mini, which is always the package's); default: those that come with "
+        "the package or the hub, and for their earlier stages runs/pretraining (paper: runs)",
     )
     options = parser.parse_args(arguments)
     if options.workers < 1:

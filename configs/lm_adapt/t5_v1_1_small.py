@@ -2,9 +2,10 @@
 
     python -m softprompt_jax.pretrain --config configs/lm_adapt/t5_v1_1_small.py
 
-The paper's 100,000 steps take a TPU slice; `--model.name google/t5-v1_1-xl` and so on adapt the
-other sizes, `--corpus.train-files my.txt --corpus.validation-files held_out.txt` other text. It was
-not run here: neither the model nor C4 was at hand.
+The paper's 100,000 steps take a TPU slice. Other sizes are adapted in folders of their own, where
+figure 3(d) looks for them: `--model.name google/t5-v1_1-xl --workdir runs/t5-v1_1-xl-lm` and so on.
+`--corpus.train-files my.txt --corpus.validation-files held_out.txt` takes other text. It was not
+run here: neither the model nor C4 was at hand.
 """
 
 from softprompt_jax.config import ModelOptions, OptimizerOptions, TrainOptions

@@ -2,14 +2,23 @@
 
 import dataclasses
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from softprompt_jax.errors import UserError
 from softprompt_jax.figures import check_installed
 from softprompt_jax.files import write_text
+from softprompt_jax.models.hub import looks_like_hub_id
 from softprompt_jax.reproduction import figures
-from softprompt_jax.reproduction.grid import Cell, Outcome, Point, make_cells, run_cells
+from softprompt_jax.reproduction.grid import (
+    Cell,
+    Outcome,
+    Point,
+    finished,
+    make_cells,
+    run_cells,
+)
 from softprompt_jax.reproduction.presets import Changes, Preset, Size
 from softprompt_jax.reproduction.results import (
     Published,
@@ -130,7 +139,7 @@ def sweep(
     finding: str,
     axis: str,
     ordered: bool,
-    points: Callable[[Preset], Sequence[Point]],
+    points: Callable[[Context], Sequence[Point]],
     published: Callable[[Any, Any], Published | None] = lambda size, value: None,
     notes: Sequence[str] = (NO_NUMBERS,),
 ) -> Experiment:
@@ -143,7 +152,7 @@ def sweep(
         finding: likewise.
         axis: the coordinate beside "size".
         ordered: whether its values have an order.
-        points: of a preset.
+        points: of a context's preset; sizes that `with_models` misses are left out.
         published: from a size's label and a value of the axis to the paper's score; used where
             the preset is the paper's.
         notes: for the reader.
@@ -151,7 +160,8 @@ def sweep(
 
     def compute(context: Context) -> Result:
         preset = context.preset
-        cells, outcomes = context.run(points(preset))
+        found, missing = with_models(context, points(context), name)
+        cells, outcomes = context.run(found)
         among = [options.name for options in preset.tasks]
         rows = scores(cells, outcomes, among)
         if preset.is_the_papers:
@@ -163,17 +173,59 @@ def sweep(
             unit=score_unit(preset),
             data=describe_data(preset),
             baseline=commonest_label_score(preset),
-            notes=[*notes, *_left_out(preset, cells)],
+            notes=[*notes, *_left_out(preset, cells, missing)],
+            shapes={size.label: size.model for size in preset.sizes},
         )
 
     return Experiment(name, title, item, finding, compute, figures.by_size(axis, ordered))
 
 
-def _left_out(preset: Preset, cells: Sequence[Cell]) -> list[str]:
-    """The sizes that have no models for an experiment, for the reader."""
+def with_models(
+    context: Context, points: Sequence[Point], name: str
+) -> tuple[list[Point], dict[str, str]]:
+    """The points of the sizes whose models before and along LM adaptation are there.
+
+    A size whose runs are all finished needs no models: kept results are drawn again without them.
+
+    Args:
+        context: of the experiment.
+        points: with a "size" among their coordinates.
+        name: of the experiment, for the error.
+
+    Returns:
+        The points, and of each size that is left out, by label, a model that is missing.
+
+    Raises:
+        UserError: no size has its models.
+    """
+    missing: dict[str, str] = {}
+    # A size's own model is in every experiment: without it nothing starts, as loading tells.
+    own = {size.model for size in context.preset.sizes}
+    for cell in make_cells(context.preset, points, context.folder):
+        model = cell.config.model.name
+        there = model in own or looks_like_hub_id(model) or Path(model).exists()
+        if not there and finished(Path(cell.config.workdir)) is None:
+            missing.setdefault(cell.coordinates["size"], model)
+    found = [point for point in points if point.coordinates["size"] not in missing]
+    if not found:
+        maker = "python tools/pretrain_family.py"
+        if context.preset.is_the_papers:
+            maker = "python -m softprompt_jax.pretrain with configs/lm_adapt/t5_v1_1_small.py"
+        raise UserError(
+            f"{name} needs {next(iter(missing.values()))}, which is not there; make it by {maker}, "
+            "or name another folder of such runs with --family."
+        )
+    return found, missing
+
+
+def _left_out(preset: Preset, cells: Sequence[Cell], missing: Mapping[str, str]) -> list[str]:
+    """The sizes that an experiment is without, for the reader."""
     there = {cell.coordinates["size"] for cell in cells}
-    missing = [size.label for size in preset.sizes if size.label not in there]
-    return [f"Without {', '.join(missing)}, of which no such models are kept."] if missing else []
+    never = [
+        size.label for size in preset.sizes if size.label not in there and size.label not in missing
+    ]
+    notes = [f"Without {', '.join(never)}, of which there are no such models."] if never else []
+    return notes + [f"Without {label}: {model} is not there." for label, model in missing.items()]
 
 
 def score_unit(preset: Preset) -> str:

@@ -26,5 +26,5 @@ EXPERIMENT = sweep(
     "beyond 100 it is mildly harmful for larger models.",
     axis=AXIS,
     ordered=True,
-    points=points,
+    points=lambda context: points(context.preset),
 )

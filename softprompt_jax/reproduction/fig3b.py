@@ -29,5 +29,5 @@ EXPERIMENT = sweep(
     finding="Class labels are best; the differences are large for small models and gone at XXL.",
     axis=AXIS,
     ordered=False,
-    points=points,
+    points=lambda context: points(context.preset),
 )

@@ -46,6 +46,6 @@ EXPERIMENT = sweep(
     "which only two of five sizes work at all, and Small beats Base, Large and XL.",
     axis=AXIS,
     ordered=False,
-    points=points,
+    points=lambda context: points(context.preset),
     notes=(NO_NUMBERS, WRITTEN),
 )

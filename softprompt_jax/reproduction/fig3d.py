@@ -1,12 +1,19 @@
 """Figure 3(d): for how many steps the frozen model was LM-adapted. It writes its answers."""
 
+import json
 from pathlib import Path
 
 from softprompt_jax.errors import UserError
 from softprompt_jax.pretraining.config import PretrainConfig
-from softprompt_jax.reproduction.experiment import NO_NUMBERS, WRITTEN, of_size, sweep, written
+from softprompt_jax.reproduction.experiment import (
+    NO_NUMBERS,
+    WRITTEN,
+    Context,
+    of_size,
+    sweep,
+    written,
+)
 from softprompt_jax.reproduction.grid import Point
-from softprompt_jax.reproduction.presets import Preset
 
 SHARES = (0.0, 0.1, 0.5, 1.0)
 """Of all steps of LM adaptation: the paper's 0, 10K, 50K and 100K."""
@@ -14,17 +21,17 @@ SHARES = (0.0, 0.1, 0.5, 1.0)
 AXIS = "LM adaptation (% of steps)"
 
 
-def points(preset: Preset) -> list[Point]:
-    """Every size that has them at every stage of its adaptation.
+def points(context: Context) -> list[Point]:
+    """Every size that has stages, at every stage of its adaptation.
 
     Raises:
-        UserError: a model of a stage is missing, or no size of the preset has stages.
+        UserError: no size of the preset has stages.
     """
-    found = []
+    preset, found = context.preset, []
     for size in preset.sizes:
         if size.adaptation is None:
             continue
-        stages = kept_models(size.label, size.adaptation)
+        stages = kept_models(size.adaptation, context.folder)
         for share, model in zip(SHARES, stages, strict=True):
             coordinates = {"size": size.label, AXIS: round(100 * share)}
             found.append(
@@ -35,33 +42,34 @@ def points(preset: Preset) -> list[Point]:
     return found
 
 
-def kept_models(label: str, run: str) -> list[str]:
-    """The models that a run of LM adaptation kept, for each of `SHARES`.
+def kept_models(run: str, folder: Path) -> list[str]:
+    """The models that a run of LM adaptation kept, for each of `SHARES`, there or not.
 
     Args:
-        label: of the model, for the error.
         run: the run's folder.
-
-    Raises:
-        UserError: the run or one of the models is missing.
+        folder: of all results and runs, which know of the models where the run is gone.
     """
     config = Path(run) / "config.json"
-    if not config.is_file():
-        raise UserError(
-            f"fig3d needs {label} as it was along its LM adaptation, but there is no run in "
-            f"{run}; make it with softprompt_jax.pretrain, or name the folder with --family."
-        )
-    steps = PretrainConfig.from_json(config.read_text(encoding="utf-8")).train.steps
-    models = []
-    for share in SHARES:
-        model = Path(run) / "kept" / str(round(share * steps))
-        if not model.is_dir():
-            raise UserError(
-                f"fig3d needs {model}, the model after {share:.0%} of the adaptation, which is not "
-                "there; let the run of softprompt_jax.pretrain end, with --train.keep_steps."
-            )
-        models.append(str(model))
-    return models
+    if config.is_file():
+        steps = PretrainConfig.from_json(config.read_text(encoding="utf-8")).train.steps
+    else:
+        steps = _steps_of_kept_results(run, folder)
+    if steps is None:
+        return [str(config)] * len(SHARES)  # what is missing, for the reader to be told
+    return [str(Path(run) / "kept" / str(round(share * steps))) for share in SHARES]
+
+
+def _steps_of_kept_results(run: str, folder: Path) -> int | None:
+    """Steps of the longest adapted model of a run that prompts were trained for; None without."""
+    told = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for name in ("result.json", "diverged.json")
+        for path in folder.glob(f"runs/*/{name}")
+    ]
+    models = [Path(each["model"]) for each in told]
+    return max(
+        (int(model.name) for model in models if model.parent == Path(run) / "kept"), default=None
+    )
 
 
 EXPERIMENT = sweep(

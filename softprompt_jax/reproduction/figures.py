@@ -33,11 +33,16 @@ def title(told: Told) -> str:
     facts = [told["data"]] if told["data"] else []
     if told["runs"]:
         facts.insert(0, f"preset {told['preset']}")
-    rows = told["rows"]
-    seeds = max((len(row["ours"]["by_seed"]) for row in rows), default=0)
-    if seeds > 1:
-        facts.append(f"bars: standard deviation of {seeds} seeds")
+    over = spread_over(told)
+    if over:
+        facts.append(f"bars: standard deviation of {over}")
     return "\n".join([heading(told), *(["; ".join(facts)] if facts else [])])
+
+
+def spread_over(told: Told) -> str:
+    """What means and deviations are over, as "3 seeds"; "" where there are none."""
+    count = max((len(row["ours"]["by_seed"]) for row in told["rows"]), default=0)
+    return "" if count < 2 else told.get("over") or f"{count} seeds"
 
 
 def heading(told: Told) -> str:

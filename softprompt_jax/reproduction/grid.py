@@ -1,8 +1,9 @@
 """A grid of runs: each a config with a folder of its own, so that none is ever run twice.
 
 A run's folder is named after all that decides what it computes. So equal runs of several
-experiments are one run, a finished one is known by its `result.json`, a killed one goes on where it
-was, and one whose recipe was changed is another one.
+experiments are one run, a finished one is known by its `result.json`, one that diverged by its
+`diverged.json` (it would diverge again; without the file it is tried again), a killed one goes on
+where it was, and one whose recipe was changed is another one.
 """
 
 import concurrent.futures
@@ -31,10 +32,11 @@ from softprompt_jax.errors import UserError
 from softprompt_jax.files import write_text
 from softprompt_jax.models import resolve_model
 from softprompt_jax.reproduction.presets import Changes, Preset
+from softprompt_jax.training import processes
 from softprompt_jax.training.loop import DivergedError
 from softprompt_jax.training.setup import start_words, tasks_from_options
 from softprompt_jax.training.tuning import train
-from softprompt_jax.training.workdir import MAY_DIFFER
+from softprompt_jax.training.workdir import MAY_DIFFER, versions
 
 # What does not decide what a run's numbers are. A longer run is another one here: its best step
 # may be a later one.
@@ -79,8 +81,8 @@ class Outcome:
 
     Attributes:
         metrics: of its best step, by split and name; empty if it diverged.
-        told: all of `result.json`.
-        diverged: the sentence that told so; None: the run is finished.
+        told: all of `result.json`, or of `diverged.json`.
+        diverged: the sentence that told so; None: the run took all its steps.
     """
 
     metrics: Mapping[str, float]
@@ -162,6 +164,7 @@ def run_cells(
 
     Raises:
         UserError: a model is not found, or workers are asked for where devices cannot be shared.
+        LostProcessError: a worker was killed; the next call goes on.
         KeyboardInterrupt: a run was told to stop; the next call goes on.
     """
     tell = say or (lambda _: None)
@@ -171,12 +174,14 @@ def run_cells(
             "leave it out."
         )
     configs = {cell.config.workdir: cell.config for cell in cells}
-    outcomes = {folder: outcome for folder in configs if (outcome := _finished(Path(folder)))}
+    outcomes = {folder: outcome for folder in configs if (outcome := finished(Path(folder)))}
     left = [config for folder, config in configs.items() if folder not in outcomes]
     for name in dict.fromkeys(config.model.name for config in left):
         resolve_model(name)
     if left:
-        tell(f"{len(configs)} runs, {len(outcomes)} of them finished before.")
+        diverged = sum(outcome.diverged is not None for outcome in outcomes.values())
+        of_them = f" ({diverged} diverged)" if diverged else ""
+        tell(f"{len(configs)} runs, {len(outcomes)} of them finished before{of_them}.")
     run = _run_here if workers == 1 else _run_in_workers
     for config, outcome in run(left, workers):
         outcomes[config.workdir] = outcome
@@ -197,28 +202,44 @@ def run_one(config: RunConfig) -> Outcome:
     folder = Path(config.workdir)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):
-        try:
-            result = train(config)
-        except DivergedError as error:
-            return Outcome({}, {"seed": config.seed}, str(error))
-        finally:
-            jax.clear_caches()  # or the memory of a long grid fills with compiled functions
-        if not result.finished:
-            raise KeyboardInterrupt
+        if finished(folder) is None:
+            try:
+                if not train(config).finished:
+                    raise KeyboardInterrupt
+            except DivergedError as error:
+                _keep_diverged(config, str(error))
+            finally:
+                jax.clear_caches()  # or the memory of a long grid fills with compiled functions
         if config.train.method == "model_tuning":  # as large as the model; nothing reads them
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    outcome = _finished(folder)
+    outcome = finished(folder)
     assert outcome is not None
     return outcome
 
 
-def _finished(folder: Path) -> Outcome | None:
-    """The outcome of a run that took all its steps."""
-    try:
-        told = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    return Outcome(told["metrics"], told)
+def _keep_diverged(config: RunConfig, sentence: str) -> None:
+    told = {
+        "diverged": sentence,
+        "seed": config.seed,
+        "model": config.model.name,
+        "versions": versions(),
+    }
+    folder = Path(config.workdir)
+    folder.mkdir(exist_ok=True)
+    write_text(folder / "diverged.json", json.dumps(told, indent=2) + "\n")
+
+
+def finished(folder: Path) -> Outcome | None:
+    """The outcome of a run that took all its steps, or diverged; None of any other.
+
+    Args:
+        folder: of the run.
+    """
+    for name in ("result.json", "diverged.json"):
+        with contextlib.suppress(FileNotFoundError):
+            told = json.loads((folder / name).read_text(encoding="utf-8"))
+            return Outcome(told.get("metrics", {}), told, told.get("diverged"))
+    return None
 
 
 def _run_here(configs: Sequence[RunConfig], _: int) -> Iterable[tuple[RunConfig, Outcome]]:
@@ -237,9 +258,9 @@ def _run_in_workers(
             for future in concurrent.futures.as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool:
-            raise RuntimeError(
-                "A worker was killed, perhaps for want of memory; the same command goes on, "
-                "perhaps with fewer --workers."
+            raise processes.LostProcessError(
+                "A process of --workers was killed, perhaps for want of memory; the same command "
+                "goes on where the runs are, with fewer --workers if that was it."
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

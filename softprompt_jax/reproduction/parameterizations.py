@@ -1,4 +1,4 @@
-"""Not in the paper: other parameterisations of a prompt, after the same number of steps."""
+"""Not in the paper: other parameterisations of a prompt, each after as many steps of its model."""
 
 import dataclasses
 from typing import Any

@@ -84,7 +84,8 @@ class Preset:
 
         Args:
             folder: of pre-training runs, whose LM-adapted models are then taken instead of those
-                that come with the package; None: the preset's own, for earlier stages only.
+                that come with the package (but of sizes without `adaptation`); None: the preset's
+                own, for earlier stages only.
 
         Raises:
             UserError: there is no such folder.
@@ -135,7 +136,7 @@ SUPER_GLUE = tuple(
 
 PAPER = Preset(
     name="paper",
-    about="T5 1.1 Small to XXL, SuperGLUE, 30,000 steps",
+    about="T5 1.1 Small to XXL, SuperGLUE",
     sizes=tuple(
         Size(
             label,
@@ -206,7 +207,7 @@ _SMALL_MODEL_TUNING: Changes = {
 
 SMALL = Preset(
     name="small",
-    about="T5s of this project and SmolLM2, tasks that come with the package, 300 steps",
+    about="T5s of this project and SmolLM2, tasks that come with the package",
     sizes=_FAMILY,
     tasks=SMALL_TASKS,
     recipe=RunConfig(
@@ -249,7 +250,7 @@ SMALL = Preset(
 SMOKE = dataclasses.replace(
     SMALL,
     name="smoke",
-    about="the smallest T5 of this project, 40 steps: shows that it runs, not what is true",
+    about="the smallest T5 of this project: shows that it runs, not what is true",
     sizes=_FAMILY[:1],
     others=(),
     seeds=(0, 1),

@@ -12,7 +12,7 @@ from softprompt_jax.config import TaskOptions
 from softprompt_jax.files import write_text
 from softprompt_jax.models.families import parameter_count
 from softprompt_jax.models.known_shapes import model_config
-from softprompt_jax.reproduction.figures import heading
+from softprompt_jax.reproduction.figures import heading, spread_over
 from softprompt_jax.reproduction.grid import Cell, Outcome, by_point, scored_split, task_scores
 from softprompt_jax.reproduction.presets import Preset
 from softprompt_jax.training.setup import tasks_from_options
@@ -26,8 +26,8 @@ class Value:
     Attributes:
         mean: of the seeds that have a value; None where none has.
         deviation: standard deviation over the seeds (over n - 1); None of fewer than two.
-        by_seed: the value of each seed, None of one that diverged; empty for a number that has no
-            seeds.
+        by_seed: the value of each seed (of each run, where `Result.over` tells so), None of one
+            that diverged; empty for a number that has no seeds.
         by_task: the mean of each task over the seeds, where the value is a mean over tasks.
     """
 
@@ -92,6 +92,7 @@ class Result:
         data: what the numbers were measured on.
         baseline: the score of always giving the commonest label, if the rows are scores that it
             can be told for.
+        over: what means and deviations are over; "": the seeds.
         notes: what a reader has to know.
     """
 
@@ -102,6 +103,7 @@ class Result:
     models: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     data: str = ""
     baseline: float | None = None
+    over: str = ""
     notes: list[str] = dataclasses.field(default_factory=list)
 
     @staticmethod
@@ -111,6 +113,7 @@ class Result:
         rows: list[Row],
         *,
         notes: Sequence[str] = (),
+        shapes: Mapping[str, str] | None = None,
         **more: Any,
     ) -> "Result":
         """What runs found, with the runs, their models and what happened in them.
@@ -120,12 +123,14 @@ class Result:
             outcomes: of the cells.
             rows: the numbers.
             notes: what a reader has to know beside it.
+            shapes: by label of a size, a model of its shape that is found where the runs' own may
+                be gone; None: the runs' own.
             more: other attributes.
         """
         return Result(
             rows,
             runs=[_describe_run(*each) for each in zip(cells, outcomes, strict=True)],
-            models=_describe_models(cells),
+            models=_describe_models(cells, shapes or {}),
             notes=[*notes, *_notes_on(cells, outcomes)],
             **more,
         )
@@ -200,14 +205,15 @@ def _notes_on(cells: Sequence[Cell], outcomes: Sequence[Outcome]) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def _describe_models(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
+def _describe_models(cells: Sequence[Cell], shapes: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Names and number of parameters of the models of runs, by the label of their size."""
     told: dict[str, dict[str, Any]] = {}
     for cell in cells:
         name = cell.config.model.name
         label = cell.coordinates.get("size", name)
         if label not in told:
-            told[label] = {"names": [], "parameters": parameter_count(model_config(name))}
+            shape = model_config(shapes.get(label, name))
+            told[label] = {"names": [], "parameters": parameter_count(shape)}
         if name not in told[label]["names"]:
             told[label]["names"].append(name)
     return told
@@ -297,8 +303,8 @@ def as_markdown(told: Mapping[str, Any]) -> str:
 
 def _what(told: Mapping[str, Any]) -> str:
     data = f" on {told['data']}" if told["data"] else ""
-    seeds = max((len(row["ours"]["by_seed"]) for row in told["rows"]), default=0)
-    of_seeds = f", mean ± standard deviation of {seeds} seeds" if seeds > 1 else ""
+    over = spread_over(told)
+    of_seeds = f", mean ± standard deviation of {over}" if over else ""
     return f"{told['unit'][0].upper()}{told['unit'][1:]}{data}{of_seeds}."
 
 
@@ -307,7 +313,10 @@ def _scale(told: Mapping[str, Any]) -> str:
         return "Counted from the models' shapes, at every preset the same."
     if not told["runs"]:
         return f"Preset `{told['preset']}`: counted from the data; no model is run."
-    return f"Preset `{told['preset']}`: {told['about']}."
+    # What ran, which is not all of the preset.
+    steps = sorted({run["config"]["train"]["steps"] for run in told["runs"]})
+    ran = f"{', '.join(told['models'])}; {' or '.join(f'{each:,}' for each in steps)} steps"
+    return f"Preset `{told['preset']}` ({told['about']}): {ran}."
 
 
 def _baseline(told: Mapping[str, Any]) -> str:

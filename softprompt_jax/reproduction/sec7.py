@@ -80,6 +80,7 @@ def compute(context: Context) -> Result:
                 for position in told["positions"][:SHOWN]
             )
             shown.append(f"{start}, {run}: {'; '.join(clusters)}.")
+    tasks, seeds = len(preset.tasks), len(preset.seeds)
     return Result.of_runs(
         cells,
         outcomes,
@@ -90,6 +91,7 @@ def compute(context: Context) -> Result:
         unit="see the first column",
         decimals=3,
         data=describe_data(preset),
+        over=f"{tasks * seeds} runs ({tasks} tasks x {seeds} seeds)" if tasks > 1 else "",
         notes=[
             f"Prompts of {preset.sizes[-1].label}; neighbours by cosine among "
             f"{len(vocabulary.ids):,} tokens without special ones; ± over tasks and seeds.",

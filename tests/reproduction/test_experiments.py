@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from softprompt_jax.reproduction import (
     fig3b,
     fig3c,
     fig3d,
+    grid,
     parameterizations,
     sec7,
     tab1,
@@ -110,26 +112,83 @@ def test_what_models_were_pre_trained_to_do_shows_in_what_they_write():
         assert (config.train.loss, config.task.evaluation) == ("tokens", None)
 
 
-@pytest.mark.slow
-def test_the_stages_of_adaptation(folder, tmp_path):
-    run = tmp_path / "t5-lm"
+STAGES = (0, 3, 15, 30)
+
+
+def make_stages(run):
+    """A run of LM adaptation, and in `best` beside it what it began with."""
     config = PretrainConfig(model=ModelOptions(name="x"), train=TrainOptions(steps=30))
-    with pytest.raises(UserError, match=r"there is no run in .*t5-lm"):
-        fig3d.kept_models("tiny", str(run))
-    run.mkdir()
+    run.mkdir(parents=True)
     (run / "config.json").write_text(config.to_json())
-    with pytest.raises(UserError, match="kept/0, the model after 0% of the adaptation"):
-        fig3d.kept_models("tiny", str(run))
-    steps = (0, 3, 15, 30)
-    for step in steps:
+    for step in STAGES:
         make_tiny(run / "kept" / str(step), num_layers=1, num_decoder_layers=1, seed=step)
-    preset = tiny_preset(folder, sizes=(Size("tiny", "x", adaptation=str(run)),), seeds=(0,))
-    result = fig3d.EXPERIMENT.compute(Context(preset, tmp_path / "out"))
-    assert [row.coordinates[fig3d.AXIS] for row in result.rows] == [0, 10, 50, 100]
-    names = [each["config"]["model"]["name"] for each in result.runs]
-    assert names == [str(run / "kept" / str(step)) for step in steps]
-    assert {each["config"]["task"]["evaluation"] for each in result.runs} == {"generate"}
-    assert len({each["model_fingerprint"] for each in result.runs}) == 4
+    make_tiny(run / "best", num_layers=1, num_decoder_layers=1, seed=31)
+
+
+def staged(folder, family, label):
+    return Size(
+        label,
+        str(folder / "t5"),
+        corrupted=str(family / label / "best"),
+        adaptation=str(family / label),
+    )
+
+
+@pytest.mark.slow
+def test_stages_are_needed_for_training_only(folder, tmp_path, monkeypatch):
+    run = tmp_path / "family" / "there"
+    make_stages(run)
+    sizes = (
+        staged(folder, run.parent, "there"),
+        staged(folder, run.parent, "gone"),
+        Size("never", str(folder / "t5")),
+    )
+    context = Context(tiny_preset(folder, sizes=sizes, seeds=(0,)), tmp_path / "out")
+    experiments = (fig3c.EXPERIMENT, fig3d.EXPERIMENT)
+    objectives, stages = (experiment.compute(context) for experiment in experiments)
+    assert [row.coordinates[fig3d.AXIS] for row in stages.rows] == [0, 10, 50, 100]
+    names = [each["config"]["model"]["name"] for each in stages.runs]
+    assert names == [str(run / "kept" / str(step)) for step in STAGES]
+    assert {each["config"]["task"]["evaluation"] for each in stages.runs} == {"generate"}
+    assert len({each["model_fingerprint"] for each in stages.runs}) == 4
+    assert [row.coordinates["size"] for row in objectives.rows] == ["there"] * 3
+    for result, missing in ((objectives, "best"), (stages, "config.json")):
+        assert "Without never, of which there are no such models." in result.notes
+        assert f"Without gone: {run.parent}/gone/{missing} is not there." in result.notes
+        assert result.models["there"]["parameters"] == weights(folder / "t5")
+
+    # Kept results are enough where the stages are gone.
+    shutil.rmtree(run.parent)
+    monkeypatch.setattr(grid, "train", lambda _: pytest.fail("trained again"))
+    assert [experiment.compute(context) for experiment in experiments] == [objectives, stages]
+    # Without results of a stage its size is left out, here as the last one.
+    for each in (objectives.runs[0], stages.runs[2]):
+        shutil.rmtree(each["folder"])
+    with pytest.raises(UserError, match=r"^fig3c needs .*/there/best, which is not there; make it"):
+        fig3c.EXPERIMENT.compute(context)
+    with pytest.raises(UserError, match=r"^fig3d needs .*/there/kept/15, which is not there"):
+        fig3d.EXPERIMENT.compute(context)
+
+
+def test_a_family_that_lacks_a_sizes_own_model_starts_nothing(folder, tmp_path):
+    sizes = (Size("there", str(folder / "t5")), Size("gone", str(tmp_path / "gone" / "best")))
+    context = Context(tiny_preset(folder, sizes=sizes), tmp_path / "out")
+    with pytest.raises(UserError, match="gone/best"):
+        fig3a.EXPERIMENT.compute(context)
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_who_makes_the_stages_is_told(folder, tmp_path):
+    preset = tiny_preset(folder, sizes=(staged(folder, tmp_path, "gone"),))
+    for experiment, missing in ((fig3c, "best"), (fig3d, "config.json")):
+        with pytest.raises(
+            UserError,
+            match=f"needs {tmp_path}/gone/{missing}, .*tools/pretrain_family.py, .*--family",
+        ):
+            experiment.EXPERIMENT.compute(Context(preset, tmp_path / "out"))
+    sizes = (Size("t5", "google/t5-small-lm-adapt", adaptation=str(tmp_path / "t5-lm")),)
+    with pytest.raises(UserError, match=r"make it by .*softprompt_jax\.pretrain with configs"):
+        fig3d.EXPERIMENT.compute(Context(dataclasses.replace(PAPER, sizes=sizes), tmp_path))
 
 
 @pytest.mark.slow
@@ -249,7 +308,7 @@ def test_table_5(context, monkeypatch):
 
 
 @pytest.mark.slow
-def test_section_7(context):
+def test_section_7(context, folder):
     one_seed = dataclasses.replace(context.preset, seeds=(0,))
     result = sec7.EXPERIMENT.compute(dataclasses.replace(context, preset=one_seed))
     values = {tuple(row.coordinates.values()): row.ours for row in result.rows}
@@ -266,6 +325,10 @@ def test_section_7(context):
         > values["random uniform", sec7.NEAREST].mean
     )
     assert sum("class labels, sentiment, seed 0: " in note for note in result.notes) == 1
+    assert result.over == ""  # one task: the seeds, as everywhere
+    two_tasks = tiny_preset(folder, tasks=2, seeds=(0,), sizes=one_seed.sizes)
+    result = sec7.EXPERIMENT.compute(dataclasses.replace(context, preset=two_tasks))
+    assert result.over == "2 runs (2 tasks x 1 seeds)"
 
 
 @pytest.mark.slow
@@ -325,6 +388,16 @@ def test_the_family_task_by_task(context, monkeypatch, tmp_path):
         start = initial_vectors_of(run["config"])
         assert np.abs(prompt - start).max() < 1e-9
     assert "BBC topics are left out" in result.notes[1]
+
+
+def test_the_share_that_the_familys_note_tells():
+    task = get_task("sms_spam")
+    labels = [
+        reference.answers[0]
+        for row in task.split("test")
+        for _, reference in task.evaluation_rows(row)
+    ]
+    assert f"{100 * labels.count('normal') / len(labels):.0f} % of its test" in family.SMS_SPAM
 
 
 def initial_vectors_of(saved: dict) -> np.ndarray:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,13 +18,14 @@ from softprompt_jax.errors import UserError
 from softprompt_jax.reproduction import grid
 from softprompt_jax.reproduction.experiment import of_size
 from softprompt_jax.reproduction.grid import (
-    Outcome,
     Point,
     make_cells,
     run_cells,
+    run_one,
     task_scores,
 )
 from softprompt_jax.reproduction.presets import PAPER, SMALL, SMOKE
+from softprompt_jax.training import processes
 from softprompt_jax.training.loop import DivergedError
 
 
@@ -140,9 +142,47 @@ def test_a_run_that_diverges_does_not_end_the_grid(folder, tmp_path, monkeypatch
         return train(config)
 
     monkeypatch.setattr(grid, "train", sometimes)
-    first, second = run_cells(make_cells(preset, points_of(preset), tmp_path))
-    assert first == Outcome({}, {"seed": 0}, "not finite")
+    cells = make_cells(preset, points_of(preset), tmp_path)
+    first, second = run_cells(cells)
+    assert (first.metrics, first.told["seed"], first.diverged) == ({}, 0, "not finite")
     assert second.diverged is None
+
+    # It is not tried again, also by a grid that was killed before its other runs.
+    shutil.rmtree(cells[1].config.workdir)
+    said = []
+    assert run_cells(cells, say=said.append)[0] == first
+    assert said[0] == "2 runs, 1 of them finished before (1 diverged)."
+    assert said[1].startswith("[2/2] ")
+    monkeypatch.setattr(grid, "train", lambda _: pytest.fail("trained again"))
+    assert run_one(cells[0].config) == first
+
+
+def test_what_diverged_model_tuning_no_longer_needs_is_removed(folder, tmp_path, monkeypatch):
+    preset = tiny_preset(folder, seeds=(0,))
+    preset = dataclasses.replace(preset, sizes=preset.sizes[:1])
+    (cell,) = make_cells(preset, points_of(preset, **preset.model_tuning), tmp_path)
+    folder = Path(cell.config.workdir)
+
+    def diverges(_):
+        (folder / "checkpoints" / "2").mkdir(parents=True)
+        raise DivergedError("not finite")
+
+    monkeypatch.setattr(grid, "train", diverges)
+    assert run_one(cell.config).diverged == "not finite"
+    assert [path.name for path in folder.iterdir()] == ["diverged.json"]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_one_sentence(folder, tmp_path, monkeypatch):
+    preset = tiny_preset(folder, seeds=(0,))
+    cells = make_cells(preset, points_of(preset), tmp_path)
+    monkeypatch.setattr(grid, "run_one", killed)
+    with pytest.raises(processes.LostProcessError, match=r"killed, .* with fewer --workers"):
+        run_cells(cells, workers=2)
+
+
+def killed(_):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_what_model_tuning_no_longer_needs_is_removed(folder, tmp_path):

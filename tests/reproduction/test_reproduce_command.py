@@ -1,5 +1,6 @@
 """The command: its files, the page, and that a mistake is one sentence."""
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -9,9 +10,10 @@ import sys
 import pytest
 from reproduction.tiny_preset import tiny_preset
 
-from softprompt_jax.reproduction import fig3a
+from softprompt_jax.reproduction import experiment, fig3a
 from softprompt_jax.reproduction.catalogue import EXPERIMENTS
 from softprompt_jax.reproduction.presets import PRESETS
+from softprompt_jax.training import processes
 
 
 @pytest.fixture(scope="module")
@@ -80,15 +82,40 @@ def test_a_figure_its_files_and_the_page(command, folder, monkeypatch):
 
 def test_all_goes_on_where_something_is_missing(command, monkeypatch):
     pytest.importorskip("matplotlib")
-    chosen = {name: EXPERIMENTS[name] for name in ("fig3c", "fig4", "tab1")}
+    chosen = {name: EXPERIMENTS[name] for name in ("fig3c", "fig3d", "fig4", "tab1")}
     monkeypatch.setattr("softprompt_jax.reproduction.catalogue.EXPERIMENTS", chosen)
     monkeypatch.setattr("softprompt_jax.reproduction.page.EXPERIMENTS", chosen)
+    size, other = PRESETS["tiny"].sizes
+    size = dataclasses.replace(size, corrupted="{family}/gone/best")
+    preset = dataclasses.replace(PRESETS["tiny"], sizes=(size, other))
+    monkeypatch.setitem(PRESETS, "tiny", preset)
     status, out, err = command("all", "--preset", "tiny", "--workdir", "everything")
     assert status == 1
-    assert "fig3c is left out: fig3c needs a size without LM adaptation" in err
+    assert "fig3c is left out: fig3c needs runs/pretraining/gone/best, which is not there" in err
+    assert "fig3d is left out: fig3d needs a size along its LM adaptation" in err
     assert "tab1 is for --preset paper, whose data it needs." in err
-    assert "left out: " not in err.partition("fig3c is left out: ")[2]
+    assert "left out: " not in err.partition("fig3d is left out: ")[2]
+    assert out.startswith("## Figure 4")
     assert "page: everything/tiny/report.html" in out
+
+
+def test_a_lost_worker_is_one_sentence(command, monkeypatch):
+    pytest.importorskip("matplotlib")
+
+    def lost(*_):
+        raise processes.LostProcessError("A process of --workers was killed.")
+
+    monkeypatch.setattr(experiment, "run_cells", lost)
+    status, out, err = command("fig3a", "--preset", "tiny", "--workdir", "lost")
+    assert (status, out, err) == (1, "", "error: A process of --workers was killed.\n")
+
+
+def test_the_help_tells_steps_and_what_a_family_gives(command):
+    status, out, _ = command("--help")
+    assert status == 0
+    text = " ".join(out.split())
+    assert "tasks that come with the package; 300 steps" in text
+    assert "t5-mini, which is always the package's" in text
 
 
 MISTAKES = {

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from reproduction.tiny_preset import tiny_preset
 
+from softprompt_jax.reproduction.figures import title
 from softprompt_jax.reproduction.grid import Outcome, Point, make_cells
 from softprompt_jax.reproduction.results import (
     Published,
@@ -118,8 +119,15 @@ def test_the_text_tells_what_is_measured():
     told = to_json(FACTS, result)
     assert "Counted from the models' shapes" in as_markdown({**told, "models": {"a": {}}})
     assert "`tiny`: counted from the data" in as_markdown(told)
-    text = as_markdown({**told, "runs": [{}]})
-    assert text.startswith("## Figure 0: Things\n\nPreset `tiny`: random models. ")
+    runs = [{"config": {"train": {"steps": steps}}} for steps in (300, 1200, 300)]
+    ran = {**told, "runs": runs, "models": {"a": {}}}
+    text = as_markdown(ran)
+    scale = "Preset `tiny` (random models): a; 300 or 1,200 steps. "
+    assert text.startswith(f"## Figure 0: Things\n\n{scale}")
     assert "Accuracy (%) on movie_reviews, test, mean ± standard deviation of 3 seeds." in text
+    assert "bars: standard deviation of 3 seeds" in title(ran)
+    by_run = {**ran, "over": "3 runs (3 tasks x 1 seeds)"}
+    assert "deviation of 3 runs (3 tasks x 1 seeds)." in as_markdown(by_run)
+    assert "bars: standard deviation of 3 runs (3 tasks x 1 seeds)" in title(by_run)
     assert "- Beware." in text
     assert "By `python -m x`." in text
