@@ -7,8 +7,9 @@
 
 `train` measures training steps. The recipe is `configs/quickstart.py` unless `--config` names
 another, and every option of `softprompt_jax.train` changes it; `--shape` and `--lengths` need
-neither weights nor data. `predict` measures answers to rows
-of mixed tasks, each task with a prompt of its own. The last line of the output is one JSON object.
+neither weights nor data. With `--against peft` a recipe that PEFT's side does not follow is
+refused. `predict` measures answers to rows of mixed tasks, each task with a prompt of its own. The
+last line of the output is one JSON object.
 """
 
 import sys
@@ -30,19 +31,26 @@ def main(arguments: Sequence[str]) -> int:
     kinds = parser.add_subparsers(
         dest="what", required=True, metavar="{train,predict}", parser_class=KindParser
     )
-    train = kinds.add_parser("train", help="training steps")
+    train = kinds.add_parser(
+        "train",
+        help="training steps",
+        description="Measures training steps. --config FILE takes a recipe (default: "
+        f"{RECIPE}), and\nevery option of softprompt_jax.train changes it; --against peft refuses "
+        "what PEFT's side\ndoes not follow.",
+    )
     _add_sides(train, rounds=6)
     train.add_argument(
         "--steps-per-round", type=int, default=12, help="training steps a turn; default: 12"
     )
     train.add_argument(
         "--shape",
-        help="random weights in the shape of this model (a hub id, or as load_model takes it)",
+        help="random weights in the shape of this model (a hub id, or as load_model takes it); "
+        "needs --lengths; default: the recipe's model and its weights",
     )
     train.add_argument(
         "--lengths",
         choices=sorted(LENGTHS),
-        help="random rows with as many tokens as this task's have",
+        help="random rows with as many tokens as this task's have; default: the recipe's data",
     )
     train.add_argument(
         "--padding",
@@ -51,7 +59,11 @@ def main(arguments: Sequence[str]) -> int:
         help="own: each side pads as its users do; equal: all sides train on the very same "
         "batches, all padded to the longest row; default: own",
     )
-    predict = kinds.add_parser("predict", help="classification and generation, mixed tasks")
+    predict = kinds.add_parser(
+        "predict",
+        help="classification and generation, mixed tasks",
+        description="Measures answers to rows of mixed tasks, classified and generated.",
+    )
     _add_sides(predict, rounds=3)
     predict.add_argument(
         "--model",

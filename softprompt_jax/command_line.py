@@ -36,8 +36,8 @@ class Parser(argparse.ArgumentParser):
 class KindParser(Parser):
     """A parser that `add_subparsers` makes: one of a command's kinds of work."""
 
-    def __init__(self, prog: str, **_: Any):
-        super().__init__(prog, None)
+    def __init__(self, prog: str, description: str | None = None, **_: Any):
+        super().__init__(prog, description)
 
 
 def run_command(main: Callable[[Sequence[str]], int]) -> int:

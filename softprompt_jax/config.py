@@ -102,8 +102,8 @@ class TaskOptions:
     """Metrics of your own files, their mean chooses the best prompt; default: accuracy, or
     exact_match for free text. f1 and multirc_f1a need the labels."""
     evaluation: Literal["score", "generate", "likelihood"] | None = None
-    """score: the likeliest label; generate: greedy text that must match; likelihood: of the target.
-    Default: the task's."""
+    """score: the likeliest label; generate: greedy text that must match; likelihood: of the target,
+    for tasks of files or of plain text. Default: the task's."""
     mixture: tuple[str, ...] = ()
     """Built-in tasks to train on together, as in "super_glue/boolq super_glue/cb", each perhaps
     with a rate, "super_glue/boolq=2"; without rates, in proportion to their examples."""
@@ -136,8 +136,9 @@ class OptimizerOptions:
     learning_rate: float | None = None
     """Default: the paper's 0.3 for prompts and 0.001 for model tuning; adamw has no default."""
     schedule: Literal["constant", "cosine", "linear", "inverse_sqrt"] = "constant"
-    """Course of the learning rate after warm-up; cosine and linear end at 0 at the last step,
-    inverse_sqrt falls with the square root of the step, from where warm-up ended."""
+    """Course of the learning rate after warm-up; cosine and linear fall so that it would be 0 one
+    step after the last; inverse_sqrt falls with the square root of the step, from where warm-up
+    ended."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises linearly from 0."""
     weight_decay: float = 1e-5
@@ -175,13 +176,14 @@ class TrainOptions:
     z_loss: float = 0.0
     """Weight of the squared log-partition function in the loss; the released code has 1e-4."""
     max_shapes: int = 6
-    """Length buckets at most, each compiled once."""
+    """Length buckets at most, each compiled once; not for pre-training."""
     evaluate_every: int = 40
     """Steps between evaluations on the validation split; also after the last step."""
     evaluate_first: bool = False
     """Evaluate before the first step too, to see what training gains."""
     evaluate_examples: int | None = None
-    """Validation examples an evaluation looks at, the first ones; None: all."""
+    """Validation examples an evaluation looks at, the first ones; None: all. Not for
+    pre-training, which has corpus.validation_examples."""
     evaluate_batch_size: int | None = None
     """Examples a device batch in evaluation; None: as batch_size."""
     patience: int | None = None
@@ -233,7 +235,8 @@ class BaseConfig:
     workdir: str = "runs/default"
     """Folder of the run: config, metrics, checkpoints, the best prompt and the result."""
     profile: int | None = None
-    """Steps to trace, once a step is compiled, into `profile` in the run's folder; None: none."""
+    """Steps to trace, from the first that compiles nothing, into `profile` in the run's folder;
+    None: none."""
     resume: Literal["auto", "never"] = "auto"
     """auto: continue the run that the folder holds; never: refuse a folder that holds one."""
     seed: int = 0

@@ -68,11 +68,11 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser("softprompt_jax.evaluate", __doc__)
     add_model_options(parser)
     parser.add_argument("--task", help="name of the task; default: the one on the prompts' cards")
-    parser.add_argument("--split", default="validation", help="default: validation")
+    parser.add_argument("--split", default="validation", help="of the task; default: validation")
     parser.add_argument("--examples", type=int, help="the first so many examples; default: all")
     parser.add_argument("--ensemble", action="store_true", help="join the prompts' answers too")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--output", help="file for the JSON object")
+    parser.add_argument("--output", help="file for the JSON object; default: none")
     options, rest = parser.parse_known_args(arguments)
     check_least(options, examples=1)
     opened = open_prompts(options, parse_prompts(options.prompts, named=False))
@@ -148,7 +148,7 @@ def prepare(options: TaskOptions, split: str, examples: int | None, opened: Open
     if task.evaluation == "likelihood":
         raise UserError(
             f"Task {task.name} is judged by the likelihood of its targets, which training reports; "
-            "evaluate a task with answers, or choose --task.evaluation score or generate."
+            "evaluate a task with answers, or leave out --task.evaluation if you gave it."
         )
     renames = [
         dict(rename_labels(str(prompt.card.get("task")), task.name) or {})

@@ -97,12 +97,21 @@ def _export_unfolded(
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser("softprompt_jax.export", __doc__)
     parser.add_argument("source", metavar="SOURCE", help="folder, .npy file or owner/name")
-    parser.add_argument("--prompt", metavar="FOLDER", help="write a prompt folder")
-    parser.add_argument("--peft", metavar="FOLDER", help="write a PEFT adapter")
-    parser.add_argument("--npy", metavar="FILE", help="write the vectors alone")
-    parser.add_argument("--embeddings", metavar="FILE", help="write prompt and --text embedded")
-    parser.add_argument("--text", help="the input, as the task words it")
-    parser.add_argument("--push-to-hub", "--push_to_hub", metavar="REPO", help="owner/name")
+    parser.add_argument("--prompt", metavar="FOLDER", help="write a prompt folder; default: none")
+    parser.add_argument("--peft", metavar="FOLDER", help="write a PEFT adapter; default: none")
+    parser.add_argument("--npy", metavar="FILE", help="write the vectors alone; default: none")
+    parser.add_argument(
+        "--embeddings", metavar="FILE", help="write prompt and --text embedded; default: none"
+    )
+    parser.add_argument(
+        "--text", help="the input of --embeddings, as the task words it; default: none"
+    )
+    parser.add_argument(
+        "--push-to-hub",
+        "--push_to_hub",
+        metavar="REPO",
+        help="repository to put it into, as owner/name; default: none",
+    )
     parser.add_argument(
         "--model", help="hub id, folder, .gguf file or built-in name; default: the prompt's own"
     )
@@ -112,12 +121,18 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="NAME",
         help="what PEFT is to load as base model; default: the prompt's own",
     )
-    parser.add_argument("--revision", help="branch, tag or commit of a SOURCE on the hub")
+    parser.add_argument(
+        "--revision", help="branch, tag or commit of a SOURCE on the hub; default: main"
+    )
     parser.add_argument(
         "--license", default="unknown", help="of the prompt, by the hub's name; default: unknown"
     )
     parser.add_argument(
-        "--neighbours", type=int, default=0, metavar="K", help="tokens a position in README.md"
+        "--neighbours",
+        type=int,
+        default=0,
+        metavar="K",
+        help="tokens nearest to each position that README.md lists; default: 0, no list",
     )
     parser.add_argument("--private", action="store_true", help="make the repository private")
     return parser.parse_args(arguments)

@@ -30,7 +30,10 @@ from softprompt_jax.progress import tell
 def main(arguments: Sequence[str]) -> int:
     """Plans, and prints what was found."""
     parser = Parser("softprompt_jax.plan", __doc__)
-    parser.add_argument("--topology", help="TPU slice, as in v5e:1x1 or v5e:2x4; default: here")
+    parser.add_argument(
+        "--topology",
+        help="TPU slice, as in v5e:1x1 or v5e:2x4; default: the devices of this machine",
+    )
     for option, what in (("input", "input tokens"), ("target", "target tokens")):
         parser.add_argument(
             f"--{option}-length",

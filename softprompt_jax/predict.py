@@ -103,10 +103,20 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--max-new-tokens", type=int, default=32, help="tokens to generate at most; default: 32"
     )
-    parser.add_argument("--temperature", type=float, help="draw tokens, from logits over this")
-    parser.add_argument("--top-k", type=int, help="draw from so many likeliest tokens")
     parser.add_argument(
-        "--top-p", type=float, help="draw from the likeliest tokens of this probability together"
+        "--temperature",
+        type=float,
+        help="draw tokens, from logits divided by this, above 0; default: 1 with --top-k or "
+        "--top-p, else the likeliest token is taken",
+    )
+    parser.add_argument(
+        "--top-k", type=int, help="draw tokens, from so many likeliest ones; default: all of them"
+    )
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        help="draw tokens, from the fewest likeliest ones that have this probability together, in "
+        "(0, 1]; default: all of them",
     )
     parser.add_argument(
         "--seed",
@@ -115,7 +125,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="of what is drawn, together with the row's line; default: 0",
     )
     parser.add_argument(
-        "--beams", type=int, default=1, help="beam search along so many; default: 1, none"
+        "--beams", type=int, default=1, help="beam search along so many texts; default: 1, none"
     )
     parser.add_argument(
         "--length-penalty",
@@ -127,7 +137,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--stop",
         action="append",
         default=[],
-        help="an answer ends before this string; may be given several times",
+        help="an answer ends before this string; may be given several times; default: none",
     )
     options = parser.parse_args(arguments)
     least = {"batch_size": 1, "max_input_length": 1, "max_new_tokens": 1, "top_k": 1}

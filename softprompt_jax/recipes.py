@@ -125,4 +125,6 @@ def _override(config: Kind, overrides: list[str], program: str, description: str
         text = re.sub(r"[╭╮╰╯│─]", " ", said.getvalue())
         text = re.sub(r"For full helptext.*", "", text, flags=re.DOTALL)
         text = re.sub(r"^\s*Parsing error\s*", "", re.sub(r"\s+", " ", text).strip())
+        # The box's title says what its text begins with.
+        text = re.sub(r"^(.+?) \1\b", r"\1", text, flags=re.IGNORECASE)
         raise UserError(f"{text.rstrip('. ')}; see --help for the options.") from None

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from tiny_models import make_tiny
 
 from softprompt_jax.bench import main
-from softprompt_jax.benchmarks import handover
+from softprompt_jax.benchmarks import handover, training
 from softprompt_jax.benchmarks.matmul import layer_widths
 from softprompt_jax.benchmarks.rounds import spread
 from softprompt_jax.benchmarks.worker import Worker, peak_memory_bytes
@@ -220,6 +220,51 @@ def test_a_missing_library_is_named_with_its_mend(monkeypatch, recipe, missing):
 def test_mistakes(arguments, said):
     with pytest.raises(UserError, match=said):
         main(arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--train.method", "model_tuning"], "--train.method is model_tuning.*prompt_tuning"),
+        (["--train.accumulation", "2"], "--train.accumulation is 2.* make it 1,"),
+        (["--train.loss", "labels"], "--train.loss is labels.* make it tokens,"),
+        (["--train.z_loss", "0.1"], "--train.z_loss is 0.1"),
+        (["--train.freeze", "a", "b"], "--train.freeze is a b.* make it empty,"),
+        (["--model.dropout_rate", "0.1"], "--model.dropout_rate is 0.1"),
+        (["--optimizer.name", "adafactor"], "adafactor.* make it lester_adafactor or adamw,"),
+        (["--optimizer.max_gradient_norm", "1"], "--optimizer.max_gradient_norm is 1.0"),
+        (["--prompt.parameterization", "prefix"], "--prompt.parameterization is prefix"),
+        (["--prompt.wayward_text", "a text"], "--prompt.wayward_text is a text"),
+        (["--parallel.layout", "mesh"], "--parallel.layout is mesh.* make it auto or pmap,"),
+        (["--parallel.devices", "2"], "--parallel.devices is 2.* make it None or 1,"),
+        (["--parallel.tensor", "2"], "--parallel.tensor is 2"),
+    ],
+)
+def test_what_pefts_side_does_not_follow_is_refused(recipe, monkeypatch, options, said):
+    monkeypatch.setattr(training, "compare", lambda *_: pytest.fail("work started"))
+    with pytest.raises(UserError, match=f"{said}.* --against none") as refused:
+        main(["train", "--against", "peft", *recipe("llama"), *options])
+    assert "which PEFT's side does not follow" in str(refused.value)
+
+
+def test_several_tasks_are_not_compared():
+    said = r"--task.mixture is movie_reviews sms_spam, .* make it empty, or"
+    with pytest.raises(UserError, match=said):
+        main(["train", "--task.mixture", "movie_reviews", "sms_spam"])
+
+
+def test_what_pefts_side_follows_gets_to_work(recipe, monkeypatch):
+    def work(*_):
+        raise InterruptedError
+
+    monkeypatch.setattr(training, "check_installed", lambda: None)
+    monkeypatch.setattr(training, "compare", work)
+    adamw = ["--optimizer.name", "adamw", "--optimizer.learning_rate", "0.1"]
+    for options in ([], adamw, ["--parallel.devices", "1"]):
+        with pytest.raises(InterruptedError):
+            main(["train", "--against", "peft", *recipe("llama"), *options])
+    with pytest.raises(InterruptedError):
+        main(["train", "--against", "none", *recipe("llama"), "--train.accumulation", "2"])
 
 
 def test_a_mistake_that_a_worker_finds_ends_with_status_2(recipe):

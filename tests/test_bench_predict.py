@@ -11,11 +11,12 @@ import pytest
 from lively_models import make_lively
 
 from softprompt_jax.bench import main
-from softprompt_jax.benchmarks import prediction
+from softprompt_jax.benchmarks import prediction, prediction_handover
 from softprompt_jax.benchmarks.prediction_ours import count_compilations, one_row_a_shape
 from softprompt_jax.benchmarks.rounds import Side, Turn
 from softprompt_jax.errors import UserError
 from softprompt_jax.inference.batching import padded_length
+from softprompt_jax.models.loading import ModelFiles
 
 HAS_PEFT = all(importlib.util.find_spec(name) for name in ("torch", "peft"))
 SMALL = (
@@ -115,6 +116,22 @@ def test_only_causal_models_are_compared(tmp_path):
     assert done.returncode == 2
     assert "is an encoder-decoder" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("family", "choices", "said"),
+    [
+        ("t5", ["good", "bad"], "is an encoder-decoder"),
+        ("llama", ["good bad", "bad"], "are not one token each"),
+    ],
+)
+def test_a_model_is_refused_before_its_weights_are_read(
+    tmp_path, monkeypatch, family, choices, said
+):
+    monkeypatch.setattr(ModelFiles, "load", lambda *_, **__: pytest.fail("the weights were read"))
+    setup = {"model": str(make_lively(tmp_path / family, family)), "choices": choices}
+    with pytest.raises(UserError, match=said):
+        prediction_handover.start(setup | {"folder": str(tmp_path)})
 
 
 def test_compilations_are_counted():

@@ -26,12 +26,14 @@ def test_the_overview_has_every_command_and_what_it_does():
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_explains_every_option(name, monkeypatch, capsys):
-    explained = {}
+    explained = []
     add_argument = argparse.ArgumentParser.add_argument
 
     def note(self, *flags, **settings):
-        explained[flags[-1]] = settings.get("help")
-        return add_argument(self, *flags, **settings)
+        action = add_argument(self, *flags, **settings)
+        # Of a group that is required, one option is given.
+        explained.append((action, action.required or getattr(self, "required", False)))
+        return action
 
     monkeypatch.setattr(argparse._ActionsContainer, "add_argument", note)
     # Under another name: `import softprompt_jax.train` would put the module over the function.
@@ -44,7 +46,14 @@ def test_help_explains_every_option(name, monkeypatch, capsys):
     assert end.value.code == 0
     told = capsys.readouterr().out
     assert f"softprompt_jax.{name}" in told
-    assert [flag for flag, text in explained.items() if not text] == []
+    assert [action.dest for action, _ in explained if not action.help] == []
+    # A switch is off by default.
+    optional = [
+        action
+        for action, needed in explained
+        if action.option_strings and action.nargs != 0 and not needed
+    ]
+    assert [action.dest for action in optional if "default: " not in action.help] == []
 
 
 def test_the_package_runs_a_command(monkeypatch, capsys):

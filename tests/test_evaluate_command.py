@@ -282,7 +282,10 @@ def test_cut_texts_are_counted(folder, run):
         ),
         (["SOUND", "--split", "test"], "has no 'test' split"),
         (["SOUND", "--examples", "0"], "--examples is 0"),
-        (["SOUND", "--task.evaluation", "likelihood"], "judged by the likelihood of its targets"),
+        (
+            ["SOUND", "--task.evaluation", "likelihood"],
+            "or leave out --task.evaluation if you gave it",
+        ),
         (["SOUND", "--prompts", "FOLDER/one", "--ensemble"], "give at least two"),
         (["SOUND", "--output", "FOLDER/train.jsonl"], "is there already"),
         (["SOUND", "--output", "FOLDER/nothing/x"], "cannot be written"),

@@ -81,7 +81,7 @@ def number_out_of_range(place):
     return [*place.recipe, "--train.steps", "0"]
 
 
-@case("--prompt.init")
+@case("error: Invalid choice 'class_label' for argument '--prompt.init'")
 def bad_choice(place):
     return [*place.recipe, "--prompt.init", "class_label"]
 
@@ -96,7 +96,7 @@ def option_without_value(place):
     return [*place.recipe, "--train.steps"]
 
 
-@case("surplus")
+@case("error: Unrecognized options: surplus; see --help")
 def word_that_is_no_option(place):
     return [*place.recipe, "surplus"]
 

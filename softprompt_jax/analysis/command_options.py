@@ -8,8 +8,8 @@ from softprompt_jax.inference.setup import add_model_options
 
 
 def _report(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", help="file for the report as one JSON object")
-    parser.add_argument("--png", help="file for the report as a figure")
+    parser.add_argument("--json", help="file for the report as one JSON object; default: none")
+    parser.add_argument("--png", help="file for the report as a figure; default: none")
 
 
 def _vocabulary(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def _dtype(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=["auto", "float32", "bfloat16"],
         default="auto",
-        help="of the weights; auto: bfloat16 on TPU and GPU, float32 on CPU",
+        help="of the weights; auto: bfloat16 on TPU and GPU, float32 on CPU; default: auto",
     )
 
 
@@ -65,10 +65,14 @@ def waywardness(parser: argparse.ArgumentParser) -> None:
     """Of `analyze waywardness`."""
     add_model_options(parser)
     _vocabulary(parser)
-    parser.add_argument("--task", help="name of the task; default: the one on the prompts' cards")
-    parser.add_argument("--split", default="validation", help="default: validation")
+    parser.add_argument(
+        "--task",
+        help="name of the task, which --config FILE and the --task.… options of "
+        "softprompt_jax.train change; default: the one on the prompts' cards",
+    )
+    parser.add_argument("--split", default="validation", help="of the task; default: validation")
     parser.add_argument("--examples", type=int, help="the first so many examples; default: all")
-    parser.add_argument("--text", help="a text to compare the prompts with")
+    parser.add_argument("--text", help="a text to compare the prompts with; default: none")
     _report(parser)
 
 
@@ -95,7 +99,9 @@ def retrieve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top", type=int, default=1, help="average so many by their similarity; default: 1"
     )
-    parser.add_argument("--output", help="prompt folder for the best source, or the average")
+    parser.add_argument(
+        "--output", help="prompt folder for the best source, or the average; default: none"
+    )
 
 
 def combine(parser: argparse.ArgumentParser) -> None:

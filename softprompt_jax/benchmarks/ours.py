@@ -12,7 +12,7 @@ from softprompt_jax.benchmarks.worker import Answerer, peak_memory_bytes, serve
 from softprompt_jax.benchmarks.workload import Workload, prepare
 from softprompt_jax.config import RunConfig
 from softprompt_jax.data import BatchStream, assemble_batch
-from softprompt_jax.training.flops import step_flops
+from softprompt_jax.training.flops import run_step_flops
 from softprompt_jax.training.setup import prepare_step, resolve_dtype, run_layout
 
 
@@ -58,9 +58,6 @@ def start(setup: dict[str, Any]) -> tuple[dict[str, Any], Answerer]:
     lengths = examples.input_lengths + examples.target_lengths
     prompt_length = config.prompt.length if options.method == "prompt_tuning" else 0
 
-    def flops(shape: Any) -> int:
-        return step_flops(model_config, shape, options.batch_size, prompt_length, options.method)
-
     def measure(message: dict[str, Any]) -> dict[str, Any]:
         batches = [epoch[i] for i in message["batches"]]
         return vars(
@@ -69,7 +66,7 @@ def start(setup: dict[str, Any]) -> tuple[dict[str, Any], Answerer]:
                 examples=sum(len(rows) for _, rows in batches),
                 tokens=sum(int(lengths[rows].sum()) for _, rows in batches),
                 padded_tokens=sum(len(rows) * sum(shape) for shape, rows in batches),
-                flops=sum(flops(shape) for shape, _ in batches),
+                flops=sum(run_step_flops(config, model_config, shape) for shape, _ in batches),
                 peak_memory_bytes=peak_memory_bytes(),
             )
         )

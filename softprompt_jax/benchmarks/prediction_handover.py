@@ -8,7 +8,7 @@ import numpy as np
 from softprompt_jax.benchmarks.worker import Answerer, serve
 from softprompt_jax.data.tokenization import encode_choices
 from softprompt_jax.errors import UserError
-from softprompt_jax.models import load_model
+from softprompt_jax.models import resolve_model
 from softprompt_jax.models.saving import save_model
 from softprompt_jax.prompts.soft_prompt import SoftPrompt
 
@@ -25,20 +25,23 @@ def start(setup: dict[str, Any]) -> tuple[dict[str, Any], Answerer]:
             [prompts, prompt_length, d_model], are written into.
 
     Raises:
-        UserError: a model that PEFT's side does not know, or choices of several tokens.
+        UserError: the model is an encoder-decoder, or choices have several tokens; found before
+            the weights are read.
     """
-    model = load_model(setup["model"])
-    if model.is_encoder_decoder:
+    files = resolve_model(setup["model"])
+    config: Any = files.config
+    if config.is_encoder_decoder:
         raise UserError(
             f"{setup['model']} is an encoder-decoder, but bench predict compares causal models; "
             "choose one of these with --model."
         )
-    choices = encode_choices(setup["choices"], model.tokenizer, model.config)
+    choices = encode_choices(setup["choices"], files.load_tokenizer(), config)
     if any(len(ids) != 1 for ids in choices):
         raise UserError(
             f"The choices {' and '.join(setup['choices'])} are not one token each for "
             f"{setup['model']}, as bench predict needs them; choose another --model."
         )
+    model = files.load("float32")
     folder = Path(setup["folder"])
     # Untrained prompts: speed does not depend on what they say.
     prompts = [
@@ -48,7 +51,7 @@ def start(setup: dict[str, Any]) -> tuple[dict[str, Any], Answerer]:
     np.save(folder / "prompts.npy", np.stack(prompts))
     model.raw_config["eos_token_id"] = None
     save_model(folder / "model", model)
-    about = {"pad_id": model.config.pad_id, "choice_ids": [ids[0] for ids in choices]}
+    about = {"pad_id": config.pad_id, "choice_ids": [ids[0] for ids in choices]}
     return about, lambda message: message
 
 

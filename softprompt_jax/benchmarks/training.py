@@ -8,10 +8,36 @@ from typing import Any
 
 from softprompt_jax.benchmarks.rounds import Round, Side, spread
 from softprompt_jax.benchmarks.worker import Workers, check_installed
-from softprompt_jax.config import RunConfig
+from softprompt_jax.config import RunConfig, flatten
 from softprompt_jax.errors import UserError
 from softprompt_jax.progress import tell
 from softprompt_jax.version import __version__
+
+FOLLOWED: dict[str, tuple[Any, ...]] = {
+    "train.method": ("prompt_tuning",),
+    "train.freeze": ((),),
+    "train.accumulation": (1,),
+    "train.loss": ("tokens",),
+    "train.z_loss": (0,),
+    "model.dropout_rate": (0,),
+    "optimizer.name": ("lester_adafactor", "adamw"),
+    "optimizer.max_gradient_norm": (None,),
+    "prompt.parameterization": ("plain",),
+    "prompt.wayward_text": (None,),
+    "task.mixture": ((),),
+    "parallel.layout": ("auto", "pmap"),
+    "parallel.devices": (None, 1),
+    "parallel.data": (None, 1),
+    "parallel.fsdp": (None, 1),
+    "parallel.tensor": (None, 1),
+    "parallel.processes": (None, 1),
+}
+"""Values of options that PEFT's side follows, where it does not follow all.
+
+It trains a plain prompt of one task by the cross-entropy of target tokens, on one device and with
+AdamW, as its guide does. Our side may have the paper's optimizer, as its own guide does; rates and
+schedules change no speed.
+"""
 
 
 def check_comparison(config: RunConfig) -> None:
@@ -20,16 +46,19 @@ def check_comparison(config: RunConfig) -> None:
     Raises:
         UserError: torch or peft is missing, or the recipe is none that PEFT's side follows.
     """
+    values = flatten(config)
+    for name, followed in FOLLOWED.items():
+        if values[name] not in followed:
+            mend = " or ".join(map(_as_text, followed))
+            raise UserError(
+                f"--{name} is {_as_text(values[name])}, which PEFT's side does not follow; make it "
+                f"{mend}, or measure ours alone with --against none."
+            )
     check_installed()
-    if config.train.method != "prompt_tuning":
-        raise UserError(
-            "--train.method model_tuning has no PEFT to compare with; use --against none."
-        )
-    if config.train.accumulation != 1:
-        raise UserError(
-            f"--train.accumulation is {config.train.accumulation}, but the comparison takes each "
-            "batch in one piece; leave it out."
-        )
+
+
+def _as_text(value: Any) -> str:
+    return (" ".join(value) or "empty") if isinstance(value, tuple) else str(value)
 
 
 @dataclasses.dataclass(frozen=True)

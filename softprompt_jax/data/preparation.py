@@ -82,7 +82,7 @@ def prepare_data(
     splits = [{name: read(task, name) for name in task.splits} for task in tasks]
     if config.train.loss == "labels":
         _check_targets(tasks, splits)
-    # The split that benchmarks of transfer report; "test" rarely has labels.
+    # The last split: "test" where the task has one with labels, else "validation".
     others = [read(task, task.splits[-1]) for task in transfer]
     train = [each["train"].examples for each in splits]
     examples = concatenate(train)

@@ -39,7 +39,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=["auto", "float32", "bfloat16"],
         default="auto",
-        help="of the weights; auto: bfloat16 on TPU and GPU, float32 on CPU",
+        help="of the weights; auto: bfloat16 on TPU and GPU, float32 on CPU; default: auto",
     )
     parser.add_argument("--batch-size", type=int, default=16, help="rows a batch; default: 16")
     parser.add_argument("--devices", type=int, help="local devices to use; default: all of them")
@@ -48,15 +48,17 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         choices=["auto", "pmap", "mesh"],
         default="auto",
         help="pmap: whole weights on each device; mesh: weights shared out too; auto: mesh where "
-        "they are too large for a device",
+        "they are too large for a device; default: auto",
     )
-    for axis, shares in (
-        ("data", "rows"),
-        ("fsdp", "rows and weights"),
-        ("tensor", "heads and hidden units"),
+    for axis, shares, default in (
+        ("data", "rows", "1, or what the others leave where --fsdp is given"),
+        ("fsdp", "rows and weights", "what the others leave"),
+        ("tensor", "heads and hidden units", "1"),
     ):
         parser.add_argument(
-            f"--{axis}", type=int, help=f"devices along the mesh's axis that shares out {shares}"
+            f"--{axis}",
+            type=int,
+            help=f"devices along the mesh's axis that shares out {shares}; default: {default}",
         )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from softprompt_jax.planning.advice import BatchSize, Change
 from softprompt_jax.planning.compiling import Footprint, Parameters, Subject, Work
 from softprompt_jax.training.chips import chip_of
-from softprompt_jax.training.flops import step_flops
+from softprompt_jax.training.flops import run_step_flops
 from softprompt_jax.training.setup import resolve_dtype, resolve_remat, resolve_scan
 
 
@@ -39,9 +39,7 @@ def to_object(plan: Plan) -> dict[str, Any]:
     config, layout = subject.config, subject.layout
     options, platform = config.train, layout.platform
     chip = chip_of(layout.devices[0])
-    least = step_flops(
-        subject.model, subject.shape, options.batch_size, config.prompt.length, options.method
-    )
+    least = run_step_flops(config, subject.model, subject.shape)
     values: dict[str, Any] = {
         "model": config.model.name,
         "method": options.method,

@@ -67,6 +67,12 @@ def check_pretraining(config: PretrainConfig) -> None:
     corpus = config.corpus
     if config.train.method != "model_tuning":
         raise UserError("Pre-training trains the whole model; leave out --train.method.")
+    for option, instead in (
+        ("evaluate_examples", "--corpus.validation_examples is for that"),
+        ("max_shapes", "--corpus.prefix_lengths gives the shapes of prefix_lm"),
+    ):
+        if getattr(config.train, option) != getattr(TrainOptions(), option):
+            raise UserError(f"Pre-training has no --train.{option}; leave it out, {instead}.")
     if config.optimizer.learning_rate is None:
         raise UserError(
             "Pre-training has no default learning rate; give --optimizer.learning_rate."

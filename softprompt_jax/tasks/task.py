@@ -83,7 +83,8 @@ class Task:
             if self.metrics != LIKELIHOOD_METRICS:
                 raise UserError(
                     f"Task {self.name} has evaluation='likelihood', which has the one metric "
-                    f"{LIKELIHOOD_METRICS[0]}; leave out the metrics."
+                    f"{LIKELIHOOD_METRICS[0]} and not {', '.join(self.metrics)}; leave out the "
+                    "metrics if you gave them, else the evaluation."
                 )
             return
         for metric in self.metrics:
@@ -143,7 +144,11 @@ class Task:
         """Every metric of the task by name, each at most 1.
 
         With labels there is also `outside_labels`, the number of predictions that are no label of
-        the task. They count as wrong.
+        the task; each metric counts them in its own way, none as right.
+
+        Raises:
+            UserError: the task is judged by the likelihood of its targets, or its answers are none
+                that a metric can do with.
         """
         metrics = {
             name: get_metric(name)(predictions, references, self.labels) for name in self.metrics

@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import jax
 import pytest
@@ -8,8 +9,17 @@ from softprompt_jax.config import ParallelOptions
 from softprompt_jax.data.buckets import Shape
 from softprompt_jax.models.known_shapes import model_config
 from softprompt_jax.planning import compiling
-from softprompt_jax.planning.compiling import Subject, count_work, measure_memory, measure_work
-from softprompt_jax.training.flops import step_flops
+from softprompt_jax.planning.compiling import (
+    Footprint,
+    Parameters,
+    Subject,
+    count_work,
+    measure_memory,
+    measure_work,
+)
+from softprompt_jax.planning.report import Plan, to_object
+from softprompt_jax.training.flops import run_step_flops, step_flops
+from softprompt_jax.training.tuning import TaskSubject
 
 SHAPE = Shape(40, 4)
 
@@ -88,6 +98,32 @@ def test_work_over_the_minimum(tmp_path, remat, least, most):
     work = measure_work(planned)
     assert work is not None
     assert least <= work.flops / step_flops(planned.model, SHAPE, 8, 24) <= most
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "most"),
+    # Beside a prefix the last layer is run at all positions, and here it is one of three.
+    [("t5", 1.2), ("llama", 1.5)],
+)
+def test_work_of_a_prefix_over_its_minimum(tmp_path, family, most):
+    planned = subject(tmp_path, family, remat="none")
+    planned = planned.changed({"prompt.parameterization": "prefix"})
+    work = measure_work(planned)
+    assert work is not None
+    assert 1.0 <= work.flops / run_step_flops(planned.config, planned.model, SHAPE) <= most
+
+
+@pytest.mark.parametrize("parameterization", ["plain", "prefix"])
+def test_the_plan_counts_the_minimum_as_the_log_does(tmp_path, parameterization):
+    planned = subject(tmp_path).changed({"prompt.parameterization": parameterization})
+    footprint = Footprint(True, 1, 1, 1, 1.0)
+    found = to_object(Plan(planned, None, Parameters(1, 1), footprint, None, None, []))
+    of_the_log: Any = TaskSubject(planned.config, planned.model, [], [], None, None)  # type: ignore
+    assert found["minimum_flops"] == of_the_log.step_flops(SHAPE)
+    # A prefix goes through no layer.
+    length = 0 if parameterization == "prefix" else 24
+    assert found["minimum_flops"] == step_flops(planned.model, SHAPE, 8, length)
 
 
 @pytest.mark.slow

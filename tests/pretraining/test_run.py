@@ -149,6 +149,8 @@ def test_a_tokenizer_of_its_own(config, tmp_path):
         ({"optimizer__learning_rate": None, "optimizer__name": "adafactor"}, "learning rate"),
         ({"model__name": "smollm2-135m"}, "no T5"),
         ({"train__keep_steps": (-1,)}, "keep_steps"),
+        ({"train__evaluate_examples": 5}, "no --train.evaluate_examples; .*validation_examples"),
+        ({"train__max_shapes": 2}, "no --train.max_shapes; .*prefix_lengths"),
     ],
 )
 def test_mistakes(config, tmp_path, options, message):
