@@ -216,7 +216,7 @@ display(Image(filename=str(RUNS / "storage.png")))
 # ## For PEFT
 #
 # Each adapter is a folder that `PeftModel.from_pretrained` loads on the same model from the hub.
-# SmolLM2 came as a package here, so the adapter has to be told its name there.
+# SmolLM2 came as a package here; the adapter names it as the hub does.
 
 # %%
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct" if MODEL == "smollm2-135m" else MODEL

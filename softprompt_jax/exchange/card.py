@@ -73,6 +73,13 @@ def model_card(
             f"It was trained on {_code(trained_on)}, a 4-bit copy of the base model; the base model"
             " itself answers slightly otherwise."
         )
+    if base in OWN:
+        parts.append(
+            f"{_code(base)} comes with the package softprompt-jax and is not on the hub: for PEFT "
+            "load it by transformers from the installed package's folder "
+            f"`softprompt_jax/models/pretrained/{base}`, and put the prompt on it by "
+            "`PeftModel.from_pretrained`."
+        )
     if scores := _scores(card.get("metrics")):
         parts += ["## Scores", _table(("metric", "value"), scores)]
     parts += ["## Use", _use(repo_id, ours, config["task_type"])]

@@ -1,9 +1,13 @@
 """The model card says what is known, and nothing on a prompt's card gets out of its place."""
 
+import re
+from pathlib import Path
+
 import jax.numpy as jnp
 import pytest
 import yaml
 
+import softprompt_jax
 from softprompt_jax.exchange.card import model_card
 from softprompt_jax.prompts import SoftPrompt
 
@@ -68,6 +72,13 @@ def test_a_model_that_only_this_package_knows():
     assert "| base model | `a/b` |" in body
     assert "4-bit copy" in body
     assert 'sp.load_model("smollm2-135m")' in body
+
+
+def test_where_the_packages_own_models_are():
+    header, body = card_of({"model": "t5-nano"}, CONFIG | {"base_model_name_or_path": "t5-nano"})
+    assert "base_model" not in header
+    (folder,) = re.findall(r"`softprompt_jax/(models/.*)`,", body)
+    assert (Path(softprompt_jax.__file__).parent / folder / "config.json").is_file()
 
 
 def test_a_base_model_on_this_machine_is_no_base_model_of_the_hub(tmp_path):
