@@ -287,7 +287,8 @@ class RunConfig(BaseConfig):
     evaluate_on: tuple[str, ...] = ()
     """Built-in tasks that the best prompt is also scored on, once, at the end (transfer)."""
     push_to_hub: str | None = None
-    """Hub repository, as owner/name, that the best prompt is put into at the end, for PEFT too."""
+    """Hub repository, as owner/name, that the best prompt is put into at the end, for PEFT too;
+    `softprompt_jax.export` does it with a licence and the nearest words on the card."""
 
 
 def _from_dict(cls: type, values: Any, prefix: str) -> Any:
