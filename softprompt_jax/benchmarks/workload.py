@@ -1,7 +1,8 @@
 """What the sides of the training benchmark train: the recipe's model and data, or drawn ones."""
 
 import dataclasses
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -180,6 +181,8 @@ def draw_examples(
 
 class _NoTokenizer:
     """What a model without texts has in a tokenizer's place."""
+
+    vocab_files_names: Mapping[str, str] = types.MappingProxyType({})
 
     def save_pretrained(self, folder: Any) -> None:
         """Writes nothing."""

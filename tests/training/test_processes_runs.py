@@ -151,7 +151,7 @@ def test_several_processes_are_one_device(folder, one_device, count, devices, op
     assert saved["parallel"]["process"] == 0
 
 
-LONG = ("--train.steps", "150", "--train.evaluate-every", "50", "--train.checkpoint-every", "7")
+LONG = ("--train.steps", "90", "--train.evaluate-every", "30", "--train.checkpoint-every", "7")
 
 
 def kill_one(folder: Path, workdir: Path, victim: int, step: int) -> list[str]:
@@ -174,24 +174,24 @@ def kill_one(folder: Path, workdir: Path, victim: int, step: int) -> list[str]:
 def test_killed_and_stopped_it_goes_on_to_the_same_bits(folder):
     run(folder, 2, 2, "uninterrupted", *LONG)
     workdir = folder / "interrupted"
-    kill_one(folder, workdir, victim=1, step=20)
-    said = kill_one(folder, workdir, victim=0, step=60)
+    kill_one(folder, workdir, victim=1, step=15)
+    said = kill_one(folder, workdir, victim=0, step=35)
     assert "Resuming after step" in said[0]
 
     job = start(folder, 2, 2, workdir.name, *LONG)
-    wait_for_step(workdir, 100, job)
+    wait_for_step(workdir, 55, job)
     job[1].send_signal(signal.SIGTERM)
     told = finish(job)
     assert [code for code, _, _ in told] == [128 + signal.SIGTERM] * 2, told
     stop = re.search(r"Stopped at step (\d+); the same command continues the run", told[0][2])
     assert stop, told
-    assert 100 <= int(stop[1]) < 150
+    assert 55 <= int(stop[1]) < 90
     assert (workdir / "checkpoints" / stop[1]).is_dir()
 
     told = run(folder, 2, 2, workdir.name, *LONG)
     assert f"Resuming after step {stop[1]}." in told[0][2]
     uninterrupted = folder / "uninterrupted"
-    assert checkpoint_bits(workdir, 150) == checkpoint_bits(uninterrupted, 150)
+    assert checkpoint_bits(workdir, 90) == checkpoint_bits(uninterrupted, 90)
     assert metrics_lines(workdir) == metrics_lines(uninterrupted)
     best = "best/prompt.safetensors"
     assert (workdir / best).read_bytes() == (uninterrupted / best).read_bytes()
