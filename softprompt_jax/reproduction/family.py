@@ -55,7 +55,10 @@ def tasks(preset: Preset) -> list[TaskOptions]:
 
 
 def points(preset: Preset) -> list[Point]:
-    """Every task and size: the prompt's start, the prompt by both losses, and the tuned model."""
+    """Every task and size: the prompt's start, the trained prompt, and the tuned model.
+
+    The smallest size shows what becomes of a prompt by the paper's loss.
+    """
     return [
         Point({TASK: options.name, "size": size.label, METHOD: method}, changes, tasks=(options,))
         for options in tasks(preset)
@@ -66,6 +69,7 @@ def points(preset: Preset) -> list[Point]:
             (PROMPT_TUNING, of_size(size, {})),
             (MODEL_TUNING, of_size(size, preset.model_tuning)),
         )
+        if method != PAPERS_LOSS or size == preset.sizes[0]
     ]
 
 
