@@ -41,12 +41,11 @@ from softprompt_jax.models.language_model import LanguageModel
 from softprompt_jax.models.loading import ModelFiles
 from softprompt_jax.models.tensor_files import SafetensorsSource, TorchSource
 from softprompt_jax.prompts.reparameterizations import LayerPrefix
-from softprompt_jax.prompts.soft_prompt import FORMAT, SoftPrompt
+from softprompt_jax.prompts.soft_prompt import CARD_FILE, FORMAT, SoftPrompt
 from softprompt_jax.prompts.unfolded_prompt import AnyTrainedPrompt, UnfoldedPrompt
 
 TENSOR_FILE = "adapter_model.safetensors"
 TORCH_FILE = "adapter_model.bin"
-CARD_FILE = "prompt.json"
 README_FILE = "README.md"
 
 TENSOR = "prompt_embeddings"

@@ -13,7 +13,6 @@ from softprompt_jax.exchange.card import model_card, on_the_hub
 from softprompt_jax.exchange.google import import_npy
 from softprompt_jax.exchange.hub import check_repo_id, check_token, fetch, upload
 from softprompt_jax.exchange.peft import (
-    CARD_FILE,
     fetch_weights,
     import_peft,
     read_adapter,
@@ -22,7 +21,7 @@ from softprompt_jax.exchange.peft import (
 from softprompt_jax.models.hub import looks_like_hub_id
 from softprompt_jax.models.language_model import LanguageModel
 from softprompt_jax.models.loading import ModelFiles
-from softprompt_jax.prompts.soft_prompt import SoftPrompt
+from softprompt_jax.prompts.soft_prompt import CARD_FILE, TENSOR_FILE, SoftPrompt
 from softprompt_jax.prompts.unfolded_prompt import AnyTrainedPrompt, load_prompt
 
 
@@ -95,7 +94,7 @@ def _from_hub(repo_id: str, revision: str | None) -> AnyTrainedPrompt:
     if (folder / CONFIG_FILE).is_file():
         return read_adapter(folder, lambda: fetch_weights(repo_id, folder))
     if (folder / CARD_FILE).is_file():
-        return load_prompt(fetch(repo_id, [CARD_FILE, "prompt.safetensors"], folder.name))
+        return load_prompt(fetch(repo_id, [CARD_FILE, TENSOR_FILE], folder.name))
     raise UserError(
         f"The repository {repo_id} holds no prompt ({CONFIG_FILE} or {CARD_FILE}); choose another."
     )

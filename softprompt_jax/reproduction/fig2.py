@@ -8,6 +8,7 @@ import numpy as np
 from softprompt_jax.inference.predictor import Predictor
 from softprompt_jax.models.families import parameter_count
 from softprompt_jax.prompts import SoftPrompt
+from softprompt_jax.prompts.soft_prompt import TENSOR_FILE
 from softprompt_jax.reproduction.answers import file_digest, job_of, open_for
 from softprompt_jax.reproduction.experiment import Context, Experiment
 from softprompt_jax.reproduction.figures import Told, plain_numbers
@@ -39,7 +40,7 @@ def compute(context: Context) -> Result:
             if len(preset.tasks) == 1 or not any(job_cell is cell for _, job_cell in jobs):
                 prompts[f"{name}, {seed}"] = folder
                 jobs.append((f"{name}, {seed}", cell))
-    digests = [file_digest(folder / "prompt.safetensors") for folder in prompts.values()]
+    digests = [file_digest(folder / TENSOR_FILE) for folder in prompts.values()]
     path = context.folder / preset.name / "mixed.json"
     told = cached_json(
         path, [cells[0].config.model.name, digests, ROWS], lambda: _ask(prompts, jobs)
@@ -99,7 +100,7 @@ def _ask(folders: dict[str, Any], jobs: list[tuple[str, Cell]]) -> dict[str, Any
             different += int(one.argmax() != other.argmax())
             largest = max(largest, float(np.abs(one - other).max()))
     width = {"float32": 4, "bfloat16": 2}[opened.dtype]
-    files = [folder / "prompt.safetensors" for folder in folders.values()]
+    files = [folder / TENSOR_FILE for folder in folders.values()]
     return {
         "rows": len(mixed),
         "different": different,

@@ -6,6 +6,7 @@ from typing import Any
 
 from softprompt_jax.evaluate import evaluate
 from softprompt_jax.prompts import SoftPrompt
+from softprompt_jax.prompts.soft_prompt import TENSOR_FILE
 from softprompt_jax.reproduction import figures
 from softprompt_jax.reproduction.answers import file_digest, job_of, open_for
 from softprompt_jax.reproduction.experiment import Context, Experiment, of_size
@@ -53,7 +54,7 @@ def compute(context: Context) -> Result:
         if len(folders) < 2:
             notes.append(f"{name} has fewer than two prompts, and no ensemble.")
             continue
-        digests = [file_digest(folder / "prompt.safetensors") for folder in folders.values()]
+        digests = [file_digest(folder / TENSOR_FILE) for folder in folders.values()]
         path = context.folder / preset.name / "ensembles" / f"{name.replace('/', '_')}.json"
         report = cached_json(
             path, [cell.config.model.name, digests], lambda c=cell, f=folders: _ask(c, f)
