@@ -193,6 +193,24 @@ def test_rows_without_a_tokenizer_are_padded_as_transformers_does_it(recipe, tmp
         np.testing.assert_array_equal(values, with_tokenizer[name])
 
 
+@pytest.mark.skipif(not HAS_PEFT, reason="torch and peft are not installed")
+@pytest.mark.parametrize("family", ["t5", "gpt2", "llama"])
+def test_pefts_side_trains_without_dropout_as_ours_does(recipe, tmp_path, family):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    from softprompt_jax.benchmarks.peft_side import without_dropout
+
+    recipe(family)
+    auto = AutoModelForSeq2SeqLM if family == "t5" else AutoModelForCausalLM
+    model = auto.from_pretrained(tmp_path / family, config=without_dropout(tmp_path / family))
+    model.train()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        first, second = (model(input_ids=ids, labels=ids).logits for _ in range(2))
+    assert torch.equal(first, second)
+
+
 @pytest.mark.parametrize("missing", ["torch", "peft"])
 def test_a_missing_library_is_named_with_its_mend(monkeypatch, recipe, missing):
     find_spec = importlib.util.find_spec
