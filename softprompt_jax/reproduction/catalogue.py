@@ -1,6 +1,7 @@
 """All experiments by name, figures first, in the paper's order, then what is beyond it."""
 
 from softprompt_jax.reproduction import (
+    claims,
     data_tables,
     family,
     fig1,
@@ -39,6 +40,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         tab6.EXPERIMENT,
         *data_tables.EXPERIMENTS,
         sec7.EXPERIMENT,
+        claims.EXPERIMENT,
         parameterizations.EXPERIMENT,
         family.EXPERIMENT,
     )

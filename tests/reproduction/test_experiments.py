@@ -17,6 +17,7 @@ from softprompt_jax.models import load_model
 from softprompt_jax.pretraining.config import PretrainConfig
 from softprompt_jax.prompts import SoftPrompt
 from softprompt_jax.reproduction import (
+    claims,
     family,
     fig1,
     fig2,
@@ -39,6 +40,7 @@ from softprompt_jax.reproduction.experiment import Context
 from softprompt_jax.reproduction.grid import Cell, Outcome, make_cells
 from softprompt_jax.reproduction.presets import PAPER, SMALL, Size
 from softprompt_jax.reproduction.published import TABLE_5
+from softprompt_jax.reproduction.results import Value
 from softprompt_jax.tasks import get_task
 from softprompt_jax.training.setup import initial_vectors, tasks_from_options
 
@@ -215,6 +217,45 @@ def test_figure_1(context, monkeypatch, folder):
         assert cell.config.train.batch_size == 2048
     others = [point for point in fig1.points(SMALL) if "smollm2" in point.changes["model.name"]]
     assert [point.coordinates["method"] for point in others] == ["prompt tuning"]
+
+
+@pytest.mark.slow
+def test_claims_compare_the_runs_of_the_figures(context, monkeypatch):
+    monkeypatch.setattr(fig3a, "LENGTHS", (1, 3))
+    monkeypatch.setattr(claims, "PAIRS", ((3, 1),))
+    result = claims.EXPERIMENT.compute(context)
+    scores = {}
+    for run in result.runs:
+        told = json.loads((Path(run["folder"]) / "result.json").read_text())
+        at = run["coordinates"]
+        place = at.get(fig1.AXIS) or at[fig3a.AXIS]
+        scores[place, str(run["seed"])] = 100 * told["metrics"]["test/accuracy"]
+    answers = {row.coordinates[claims.QUESTION]: row.ours for row in result.rows}
+    for question, one, other in (
+        (claims.OVER_MODEL_TUNING, "prompt tuning", "model tuning"),
+        ("3 tokens less 1 (points)", 3, 1),
+    ):
+        differences = {seed: scores[one, seed] - scores[other, seed] for seed in ("0", "1")}
+        assert answers[question].by_seed == pytest.approx(differences)
+        assert answers[question].mean == pytest.approx(np.mean(list(differences.values())))
+    test = list(tasks_from_options(context.preset.tasks[0])[0].split("test"))
+    commonest = 100 * max(
+        np.mean([row["target"] == label for row in test]) for label in ("positive", "negative")
+    )
+    ours = answers[claims.OVER_COMMONEST].by_seed
+    assert ours == pytest.approx(
+        {seed: scores["prompt tuning", seed] - commonest for seed in ("0", "1")}
+    )
+    assert answers[claims.SHORTEST].mean in (1, 3)
+
+
+def test_the_shortest_prompt_within_a_point():
+    assert claims.shortest({1: 60.0, 5: 79.0, 20: 80.0, 100: 79.9}) == 5
+    assert claims.shortest({1: 60.0, 5: 78.9, 20: 80.0, 100: None}) == 20
+    assert claims.shortest({1: None}) is None
+    mine = Value.of({0: 3.0, 1: 5.0, 2: None})
+    less = claims.difference(mine, Value.of({0: 1.0, 1: None, 2: 1.0}))
+    assert less.by_seed == {"0": 2.0, "1": None, "2": None}
 
 
 def test_a_designed_prompt_has_every_label_equally_often(context):
