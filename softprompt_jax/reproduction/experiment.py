@@ -33,9 +33,11 @@ from softprompt_jax.reproduction.results import (
 )
 
 NO_NUMBERS = "The paper's figure prints no numbers: compare its shape."
-WRITTEN = (
-    "The models are trained by the paper's loss and write their answers greedily; one that is no "
-    "label counts as wrong, so a score may be lower than that of guessing."
+ANSWERS = "answers"
+BOTH_WAYS = (
+    "Among labels: as this preset's other experiments. Written: the models are trained by the "
+    "paper's loss and write their answers greedily; one that is no label counts as wrong, so a "
+    "score may be lower than that of guessing."
 )
 
 
@@ -120,15 +122,19 @@ def of_size(size: Size, changes: Changes) -> Changes:
     return {**size.changes, "model.name": size.model, **changes}
 
 
-def written(preset: Preset) -> Changes:
-    """The changes that let a preset's models write their answers, as the paper's do everywhere.
+def ways_to_answer(preset: Preset) -> list[tuple[Changes, Changes]]:
+    """How models are trained and answer where what they were pre-trained to do is compared.
 
-    What a model was pre-trained to do shows in that. Small presets score labels otherwise, and
-    train for it.
+    The paper's write their answers, as everywhere. What a model was pre-trained to do shows in
+    that; models of small presets write hardly a label, so they are compared among labels too.
+
+    Returns:
+        Of each way the coordinates that tell it, and the changes of the preset's recipe.
     """
     if preset.is_the_papers:
-        return {}
-    return {"task.evaluation": "generate", "train.loss": "tokens"}
+        return [({}, {})]
+    written = {"task.evaluation": "generate", "train.loss": "tokens"}
+    return [({ANSWERS: "among labels"}, {}), ({ANSWERS: "written"}, written)]
 
 
 def sweep(
@@ -166,6 +172,7 @@ def sweep(
         rows = scores(cells, outcomes, among)
         if preset.is_the_papers:
             rows = beside(rows, lambda at: published(at["size"], at[axis]))
+        both_ways = [BOTH_WAYS] if any(ANSWERS in cell.coordinates for cell in cells) else []
         return Result.of_runs(
             cells,
             outcomes,
@@ -173,7 +180,7 @@ def sweep(
             unit=score_unit(preset),
             data=describe_data(preset),
             baseline=commonest_label_score(preset),
-            notes=[*notes, *_left_out(preset, cells, missing)],
+            notes=[*notes, *both_ways, *_left_out(preset, cells, missing)],
             shapes={size.label: size.model for size in preset.sizes},
         )
 

@@ -1,12 +1,11 @@
 """Figure 3(c): what the frozen model was pre-trained to do.
 
 The middle setting puts a sentinel before each target, so that a model that has only ever filled in
-spans is asked for what it knows to give. Models write their answers, as everywhere in the paper:
-what is wrong with span-corrupted ones is that they do not write labels.
+spans is asked for what it knows to give.
 """
 
 from softprompt_jax.errors import UserError
-from softprompt_jax.reproduction.experiment import NO_NUMBERS, WRITTEN, of_size, sweep, written
+from softprompt_jax.reproduction.experiment import of_size, sweep, ways_to_answer
 from softprompt_jax.reproduction.grid import Point
 from softprompt_jax.reproduction.presets import Preset
 
@@ -31,8 +30,9 @@ def points(preset: Preset) -> list[Point]:
             ("span corruption + sentinel", {**corrupted, "task.target_prefix": SENTINEL}),
             ("LM adaptation", {}),
         ):
-            at = {"size": size.label, AXIS: objective}
-            found.append(Point(at, of_size(size, {**written(preset), **changes})))
+            for told, way in ways_to_answer(preset):
+                at = {"size": size.label, AXIS: objective, **told}
+                found.append(Point(at, of_size(size, {**way, **changes})))
     if not found:
         raise UserError("fig3c needs a size without LM adaptation; the preset has none.")
     return found
@@ -47,5 +47,4 @@ EXPERIMENT = sweep(
     axis=AXIS,
     ordered=False,
     points=lambda context: points(context.preset),
-    notes=(NO_NUMBERS, WRITTEN),
 )

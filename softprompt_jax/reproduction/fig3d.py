@@ -1,4 +1,4 @@
-"""Figure 3(d): for how many steps the frozen model was LM-adapted. It writes its answers."""
+"""Figure 3(d): for how many steps the frozen model was LM-adapted."""
 
 import json
 from pathlib import Path
@@ -6,12 +6,10 @@ from pathlib import Path
 from softprompt_jax.errors import UserError
 from softprompt_jax.pretraining.config import PretrainConfig
 from softprompt_jax.reproduction.experiment import (
-    NO_NUMBERS,
-    WRITTEN,
     Context,
     of_size,
     sweep,
-    written,
+    ways_to_answer,
 )
 from softprompt_jax.reproduction.grid import Point
 
@@ -33,10 +31,9 @@ def points(context: Context) -> list[Point]:
             continue
         stages = kept_models(size.adaptation, context.folder)
         for share, model in zip(SHARES, stages, strict=True):
-            coordinates = {"size": size.label, AXIS: round(100 * share)}
-            found.append(
-                Point(coordinates, of_size(size, {**written(preset), "model.name": model}))
-            )
+            for told, way in ways_to_answer(preset):
+                at = {"size": size.label, AXIS: round(100 * share), **told}
+                found.append(Point(at, of_size(size, {**way, "model.name": model})))
     if not found:
         raise UserError("fig3d needs a size along its LM adaptation; the preset has none.")
     return found
@@ -80,5 +77,4 @@ EXPERIMENT = sweep(
     axis=AXIS,
     ordered=True,
     points=points,
-    notes=(NO_NUMBERS, WRITTEN),
 )

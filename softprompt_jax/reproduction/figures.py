@@ -51,38 +51,48 @@ def heading(told: Told) -> str:
 
 
 def by_size(axis: str, ordered: bool = True) -> Draw:
-    """Draws rows that have a `size` and one more coordinate.
+    """Draws rows that have a `size` and one more coordinate, `axis`.
 
     On the left as in the paper, over the models' parameters with a line for each value of `axis`
-    (left out for a single size); on the right over the values, with a line for each size.
+    (left out for a single size); on the right over the values, with a line for each size. Where
+    rows have further coordinates, there is a line for each of their values as well.
 
     Args:
         axis: the other coordinate.
         ordered: False: its values have no order, so no line joins them.
     """
 
+    def further(row: Told) -> str:
+        named = row["coordinates"].items()
+        return ", ".join(str(value) for name, value in named if name not in ("size", axis))
+
     def draw(figure: Any, told: Told) -> None:
         models = told["models"]
         place = {
-            (row["coordinates"]["size"], row["coordinates"][axis]): row for row in told["rows"]
+            (row["coordinates"]["size"], row["coordinates"][axis], further(row)): row
+            for row in told["rows"]
         }
-        values = list(dict.fromkeys(row["coordinates"][axis] for row in told["rows"]))
-        labels = [label for label in models if any(size == label for size, _ in place)]
+        values = list(dict.fromkeys(value for _, value, _ in place))
+        kinds = list(dict.fromkeys(kind for _, _, kind in place))
+        labels = [label for label in models if any(size == label for size, _, _ in place)]
         both = figure.subplots(1, 2 if len(labels) > 1 else 1, sharey=True, squeeze=False)[0]
         if len(labels) > 1:
             labels.sort(key=lambda label: models[label]["parameters"])
-            for i, value in enumerate(values):
-                there = [label for label in labels if (label, value) in place]
+            for i, (kind, value) in enumerate(itertools.product(kinds, values)):
+                there = [label for label in labels if (label, value, kind) in place]
                 x = [models[label]["parameters"] for label in there]
-                _line(both[0], x, [place[label, value] for label in there], str(value), i)
+                rows = [place[label, value, kind] for label in there]
+                _line(both[0], x, rows, _joined(str(value), kind), i)
             size_axis(both[0], models, labels)
             both[0].set_ylabel(told["unit"])
             _legend_beside(both[0], axis)
-        for i, label in enumerate(labels):
-            there = [j for j, value in enumerate(values) if (label, value) in place]
-            rows = [place[label, values[j]] for j in there]
-            aside = 0.0 if ordered else 0.08 * (i - (len(labels) - 1) / 2)
-            _line(both[-1], [j + aside for j in there], rows, label, i, "-" if ordered else "")
+        lines = list(itertools.product(labels, kinds))
+        for i, (label, kind) in enumerate(lines):
+            there = [j for j, value in enumerate(values) if (label, value, kind) in place]
+            rows = [place[label, values[j], kind] for j in there]
+            aside = 0.0 if ordered else 0.08 * (i - (len(lines) - 1) / 2)
+            x = [j + aside for j in there]
+            _line(both[-1], x, rows, _joined(label, kind), i, "-" if ordered else "")
         names = [textwrap.fill(str(value), 13) for value in values]
         both[-1].set_xticks(range(len(values)), names)
         both[-1].margins(x=0.12)
@@ -97,6 +107,10 @@ def by_size(axis: str, ordered: bool = True) -> Draw:
         _legend_beside(both[-1], "model")
 
     return draw
+
+
+def _joined(*words: str) -> str:
+    return ", ".join(word for word in words if word)
 
 
 def size_axis(axes: Any, models: Told, labels: Sequence[str]) -> None:

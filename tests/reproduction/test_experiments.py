@@ -103,15 +103,18 @@ def test_a_sweep_from_runs_to_numbers(context, folder, monkeypatch):
     json.dumps(result.runs)
 
 
-def test_what_models_were_pre_trained_to_do_shows_in_what_they_write():
-    """Small presets train among labels; these two figures are of the paper's loss all the same."""
+def test_stages_of_pre_training_answer_among_labels_and_write():
+    """Small presets train among labels; these two figures are of the paper's loss as well."""
     assert SMALL.recipe.train.loss == "labels"
     for point in fig3c.points(SMALL):
         config = SMALL.recipe.replaced(point.changes)
-        assert (config.train.loss, config.task.evaluation) == ("tokens", "generate")
+        is_written = point.coordinates["answers"] == "written"
+        told = ("tokens", "generate") if is_written else ("labels", None)
+        assert (config.train.loss, config.task.evaluation) == told
     for point in fig3c.points(PAPER):
         config = PAPER.recipe.replaced(point.changes)
         assert (config.train.loss, config.task.evaluation) == ("tokens", None)
+        assert "answers" not in point.coordinates
 
 
 STAGES = (0, 3, 15, 30)
@@ -148,12 +151,15 @@ def test_stages_are_needed_for_training_only(folder, tmp_path, monkeypatch):
     context = Context(tiny_preset(folder, sizes=sizes, seeds=(0,)), tmp_path / "out")
     experiments = (fig3c.EXPERIMENT, fig3d.EXPERIMENT)
     objectives, stages = (experiment.compute(context) for experiment in experiments)
-    assert [row.coordinates[fig3d.AXIS] for row in stages.rows] == [0, 10, 50, 100]
-    names = [each["config"]["model"]["name"] for each in stages.runs]
+    written = [row for row in stages.rows if row.coordinates["answers"] == "written"]
+    assert [row.coordinates[fig3d.AXIS] for row in written] == [0, 10, 50, 100]
+    runs = [each for each in stages.runs if each["coordinates"]["answers"] == "written"]
+    names = [each["config"]["model"]["name"] for each in runs]
     assert names == [str(run / "kept" / str(step)) for step in STAGES]
-    assert {each["config"]["task"]["evaluation"] for each in stages.runs} == {"generate"}
+    assert {each["config"]["task"]["evaluation"] for each in runs} == {"generate"}
+    assert len(stages.runs) == 2 * len(runs)
     assert len({each["model_fingerprint"] for each in stages.runs}) == 4
-    assert [row.coordinates["size"] for row in objectives.rows] == ["there"] * 3
+    assert [row.coordinates["size"] for row in objectives.rows] == ["there"] * 6
     for result, missing in ((objectives, "best"), (stages, "config.json")):
         assert "Without never, of which there are no such models." in result.notes
         assert f"Without gone: {run.parent}/gone/{missing} is not there." in result.notes
@@ -164,7 +170,7 @@ def test_stages_are_needed_for_training_only(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "train", lambda _: pytest.fail("trained again"))
     assert [experiment.compute(context) for experiment in experiments] == [objectives, stages]
     # Without results of a stage its size is left out, here as the last one.
-    for each in (objectives.runs[0], stages.runs[2]):
+    for each in (objectives.runs[0], stages.runs[4]):
         shutil.rmtree(each["folder"])
     with pytest.raises(UserError, match=r"^fig3c needs .*/there/best, which is not there; make it"):
         fig3c.EXPERIMENT.compute(context)

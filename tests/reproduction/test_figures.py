@@ -1,0 +1,75 @@
+"""What the figures show: lines, their points and their names."""
+
+import pytest
+from matplotlib.figure import Figure
+
+from softprompt_jax.reproduction.figures import by_size
+
+MODELS = {
+    "small": {"names": ["a"], "parameters": 1_000_000},
+    "large": {"names": ["b"], "parameters": 9_000_000},
+}
+
+
+def told(rows, sizes):
+    return {
+        "models": {size: MODELS[size] for size in sizes},
+        "baseline": None,
+        "unit": "accuracy (%)",
+        "rows": [
+            {"coordinates": at, "ours": {"mean": mean, "deviation": 1.0}, "paper": None}
+            for at, mean in rows
+        ],
+    }
+
+
+def lines(axes):
+    """The points of each line by its name in the legend."""
+    handles, names = axes.get_legend_handles_labels()
+    return {
+        name: list(zip(*(line.lines[0].get_data()), strict=True))
+        for line, name in zip(handles, names, strict=True)
+    }
+
+
+def test_over_the_sizes_and_over_the_values():
+    rows = [
+        ({"size": "large", "length": 1}, 60.0),
+        ({"size": "large", "length": 5}, 80.0),
+        ({"size": "small", "length": 1}, 50.0),
+    ]
+    figure = Figure()
+    by_size("length")(figure, told(rows, ("large", "small")))
+    left, right = figure.axes
+    assert lines(left) == {"1": [(1e6, 50.0), (9e6, 60.0)], "5": [(9e6, 80.0)]}
+    assert lines(right) == {"small": [(0.0, 50.0)], "large": [(0.0, 60.0), (1.0, 80.0)]}
+
+
+@pytest.mark.parametrize("sizes", [("small",), ("small", "large")])
+def test_further_coordinates_have_lines_of_their_own(sizes):
+    means = {
+        (size, step, way): 10.0 * number
+        for number, (size, step, way) in enumerate(
+            (size, step, way) for size in sizes for step in (0, 100) for way in ("says", "picks")
+        )
+    }
+    rows = [
+        ({"size": size, "steps": step, "answers": way}, mean)
+        for (size, step, way), mean in means.items()
+    ]
+    figure = Figure()
+    by_size("steps")(figure, told(rows, sizes))
+    assert len(figure.axes) == len(sizes)
+    assert lines(figure.axes[-1]) == {
+        f"{size}, {way}": [(i, means[size, step, way]) for i, step in enumerate((0, 100))]
+        for size in sizes
+        for way in ("says", "picks")
+    }
+    if len(sizes) > 1:
+        assert lines(figure.axes[0]) == {
+            f"{step}, {way}": [
+                (MODELS[size]["parameters"], means[size, step, way]) for size in sizes
+            ]
+            for step in (0, 100)
+            for way in ("says", "picks")
+        }
