@@ -1,6 +1,7 @@
 """Strict settings for every test: dtype and rank promotion, eight CPU devices."""
 
 import atexit
+import collections
 import os
 import shutil
 import sys
@@ -26,6 +27,23 @@ compiled = tempfile.mkdtemp(prefix="compiled-")
 atexit.register(shutil.rmtree, compiled, ignore_errors=True)
 jax.config.update("jax_compilation_cache_dir", compiled)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+# Few tests, but minutes each: begun last, they would keep one worker busy long after the others.
+LONGEST = (
+    *("test_processes_runs.py", "test_gguf.py", "test_large_file.py", "test_learning.py"),
+    *("test_predict_resume.py", "test_resume.py", "test_bench.py", "test_layout_runs.py"),
+)
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # pytest-xdist's own order, by the number of tests
+
+
+def pytest_collection_modifyitems(items):
+    """Files of `LONGEST` first, then those of many tests."""
+    tests = collections.Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path.name not in LONGEST, -tests[item.path]))
 
 
 @pytest.fixture(autouse=True, scope="module")
