@@ -17,7 +17,8 @@ class ModelOptions:
     """Hub id, local folder, .gguf file or a built-in name: smollm2-135m, t5-nano, t5-micro,
     t5-mini."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type of the frozen weights and activations; auto: bfloat16 on TPU and GPU, float32 on CPU."""
+    """Type of the frozen weights and activations; auto: float32 on CPU and
+    for model tuning, else bfloat16."""
     dropout_rate: float = 0.0
     """Dropout inside the frozen model while training, in [0, 1); the released code has 0.1."""
 

@@ -65,6 +65,11 @@ def check(config: BaseConfig) -> None:
             raise UserError(f"--{name} is {value}; it must be a positive number.")
     if min(config.train.keep_steps, default=0) < 0:
         raise UserError(f"--train.keep_steps has {min(config.train.keep_steps)}; steps start at 0.")
+    if max(config.train.keep_steps, default=0) > config.train.steps:
+        raise UserError(
+            f"--train.keep_steps has {max(config.train.keep_steps)}, but the run ends at step "
+            f"{config.train.steps}; raise --train.steps, or leave that step out."
+        )
     if not 0 <= config.model.dropout_rate < 1:
         raise UserError(
             f"--model.dropout_rate is {config.model.dropout_rate}; it must be in [0, 1)."
@@ -113,10 +118,12 @@ def _check_prompt(config: RunConfig) -> None:
     low, high = config.prompt.uniform_range
     if not low < high:
         raise UserError(f"--prompt.uniform_range is {low} to {high}; the first must be smaller.")
-    if config.train.method == "prompt_tuning":
-        for init, value in (("text", config.prompt.text), ("file", config.prompt.file)):
-            if config.prompt.init == init and not (value or "").strip():
-                raise UserError(f"--prompt.init {init} needs --prompt.{init}; give it.")
+    tuned = config.train.method == "model_tuning"
+    for init, value in (("text", config.prompt.text), ("file", config.prompt.file)):
+        if config.prompt.init != init and value is not None:
+            raise UserError(f"--prompt.{init} is for --prompt.init {init}; give both or neither.")
+        if config.prompt.init == init and not tuned and not (value or "").strip():
+            raise UserError(f"--prompt.init {init} needs --prompt.{init}; give it.")
 
 
 def _check_parameterization(config: RunConfig) -> None:
@@ -124,6 +131,11 @@ def _check_parameterization(config: RunConfig) -> None:
     kind, rate = options.parameterization, options.network_learning_rate
     if rate is not None and not 0 < rate < float("inf"):
         raise UserError(f"--prompt.network_learning_rate is {rate}; it must be a positive number.")
+    if rate is not None and kind == "plain":
+        raise UserError(
+            "--prompt.network_learning_rate is of a --prompt.parameterization; a plain prompt has "
+            "--optimizer.learning_rate only; leave it out."
+        )
     if not 0 <= options.wayward_gamma < float("inf"):
         raise UserError(f"--prompt.wayward_gamma is {options.wayward_gamma}; it must be 0 or more.")
     if not 0 <= options.distillation_weight < float("inf"):

@@ -83,9 +83,14 @@ def main(arguments: Sequence[str]) -> int:
     job = prepare(asked, options.split, options.examples, opened)
     report = evaluate(job, opened, options.ensemble)
     text = json.dumps(report)
-    if output is not None:
-        write_text(output, text + "\n")
     print(text if options.json else as_table(report))
+    if output is not None:
+        try:
+            write_text(output, text + "\n")
+        except OSError as error:
+            raise UserError(
+                f"{output} cannot be written ({error.strerror}); the report is above."
+            ) from None
     return 0
 
 

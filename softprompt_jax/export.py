@@ -38,9 +38,10 @@ from softprompt_jax.exchange import (
 )
 from softprompt_jax.exchange.embeddings import check_suffix
 from softprompt_jax.exchange.hub import check_repo_id, check_token
+from softprompt_jax.exchange.peft import check_adapter_replaceable
 from softprompt_jax.models import LanguageModel, resolve_model
 from softprompt_jax.models.loading import ModelFiles
-from softprompt_jax.prompts.soft_prompt import SoftPrompt
+from softprompt_jax.prompts.soft_prompt import SoftPrompt, check_prompt_replaceable
 from softprompt_jax.prompts.unfolded_prompt import UnfoldedPrompt
 
 TARGETS = ("prompt", "peft", "npy", "embeddings", "push_to_hub")
@@ -149,6 +150,15 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError("--embeddings and --text go together; give both or neither.")
     if options.embeddings is not None:
         check_suffix(Path(options.embeddings))
+    if options.neighbours and options.peft is None and options.push_to_hub is None:
+        raise UserError(
+            "--neighbours go into the README.md of --peft and --push-to-hub; give one of them, or "
+            "leave it out."
+        )
+    if options.prompt is not None:
+        check_prompt_replaceable(Path(options.prompt))
+    if options.peft is not None:
+        check_adapter_replaceable(Path(options.peft))
     for name in ("npy", "embeddings"):
         file = getattr(options, name)
         if file is not None and Path(file).exists():

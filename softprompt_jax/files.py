@@ -14,11 +14,15 @@ from softprompt_jax.errors import UserError
 def write_text(path: Path, text: str) -> None:
     """Replaces a file's text in one move."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with fresh.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
+    try:
+        with fresh.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
 
 
 def check_replaceable(

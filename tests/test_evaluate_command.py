@@ -14,6 +14,9 @@ from small_runs import sentiment_rows, small_config, write_recipe, write_rows
 
 import softprompt_jax as sp
 from softprompt_jax import evaluate
+from softprompt_jax.config import RunConfig, TaskOptions
+from softprompt_jax.errors import UserError
+from softprompt_jax.inference.setup import task_options
 from softprompt_jax.models import load_model
 from softprompt_jax.models.loading import ModelFiles
 from softprompt_jax.prompts import SoftPrompt
@@ -311,3 +314,58 @@ def test_mistakes(folder, run, monkeypatch, arguments, message):
     assert message in err.replace(str(folder), "FOLDER")
     assert len(err.splitlines()) == 1
     assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def cards(**prompts):
+    return {
+        name: SoftPrompt(jnp.zeros((2, 32)), {"task": "sentiment", **card})
+        for name, card in prompts.items()
+    }
+
+
+def test_prompts_are_asked_as_they_were_trained():
+    files = ["--task.train-file", "rows.jsonl"]
+    trained = {"target_prefix": "so ", "task_prefix": True}
+    options = task_options(None, files, cards(one=trained, two=trained))
+    assert (options.name, options.target_prefix, options.task_prefix) == ("sentiment", "so ", True)
+    options = task_options("other", ["--task.target-prefix", "", *files], cards(one=trained))
+    assert (options.name, options.target_prefix, options.task_prefix) == ("other", "", True)
+    # Older cards tell nothing of it.
+    options = task_options(None, files, cards(one={}))
+    assert (options.target_prefix, options.task_prefix) == ("", False)
+    with pytest.raises(UserError, match=r"different --task\.target_prefix \(one 'so ', two ''\)"):
+        task_options(None, files, cards(one=trained, two={"task_prefix": True}))
+    with pytest.raises(UserError, match="have the task_prefix 'yes'; mend"):
+        task_options(None, files, cards(one={"task_prefix": "yes"}))
+
+
+def test_a_task_of_a_recipes_mixture_may_be_named(tmp_path):
+    config = RunConfig(task=TaskOptions(mixture=("glue/sst2", "glue/rte")))
+    recipe = write_recipe(config, tmp_path)
+    rest = ["--config", str(recipe)]
+    assert task_options(None, rest, cards(one={})).mixture == ("glue/sst2", "glue/rte")
+    named = task_options("glue/rte", rest, cards(one={}))
+    assert (named.name, named.mixture) == ("glue/rte", ())
+
+
+@pytest.mark.slow
+def test_a_target_prefix_goes_with_the_prompt(tmp_path, run):
+    """The run's own validation and what evaluate says of its prompt are of the same strings."""
+    config = small_config(
+        tmp_path,
+        workdir=str(tmp_path / "run"),
+        task__target_prefix="very ",
+        train__steps=6,
+        train__evaluate_every=6,
+        task__max_target_length=6,
+    )
+    result = sp.train(config)
+    assert result.best_prompt.card["labels"] == ["very negative", "very positive"]
+    status, out, err = run(
+        *("--prompts", config.workdir + "/best", "--json", "--batch-size", 8, "--devices", 1),
+        *("--task.train-file", config.task.train_file),
+        *("--task.validation-file", config.task.validation_file),
+    )
+    assert status == 0, err
+    (metrics,) = json.loads(out)["prompts"].values()
+    assert metrics["accuracy"] == pytest.approx(result.metrics["validation/accuracy"])

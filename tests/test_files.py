@@ -135,6 +135,7 @@ def test_write_text_replaces_whole_files(tmp_path, monkeypatch):
         with pytest.raises(KilledError):
             write_text(path, "two")
     assert path.read_text(encoding="utf-8") == "één\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
     write_text(path, "three")
     assert path.read_text() == "three"
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]

@@ -88,6 +88,16 @@ def export_peft(
     write_adapter(prompt, config, Path(folder), readme)
 
 
+def check_adapter_replaceable(folder: Path) -> None:
+    """Refuses to replace a folder that holds anything but an adapter of ours.
+
+    Raises:
+        UserError: there is something else in the folder, which would be lost.
+    """
+    known = (CONFIG_FILE, CARD_FILE)
+    check_replaceable(folder, "an exported prompt", known, (*known, TENSOR_FILE, README_FILE))
+
+
 def write_adapter(
     prompt: AnyTrainedPrompt, config: Mapping[str, Any], folder: Path, readme: str
 ) -> None:
@@ -103,8 +113,7 @@ def write_adapter(
         UserError: the vectors are not finite, or there is something else in the folder.
     """
     folder = folder.absolute()
-    known = (CONFIG_FILE, CARD_FILE)
-    check_replaceable(folder, "an exported prompt", known, (*known, TENSOR_FILE, README_FILE))
+    check_adapter_replaceable(folder)
     card = {**prompt.card, "format": FORMAT, "length": prompt.length}
     if isinstance(prompt, SoftPrompt):
         vectors = check_vectors(prompt.vectors, "memory")

@@ -25,6 +25,7 @@ from softprompt_jax.prompts.soft_prompt import SoftPrompt
 from softprompt_jax.prompts.unfolded_prompt import AnyTrainedPrompt
 from softprompt_jax.training.parallel import MESH_AXES, Layout
 from softprompt_jax.training.setup import resolve_dtype
+from softprompt_jax.training.workdir import AS_TRAINED
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -205,10 +206,38 @@ def task_options(
                 f"There is no option --{option}; beside those of --help there are --config and "
                 "the task's, such as --task.evaluation."
             )
+    asked = name
     if name is None and "config" not in given and "task.name" not in given:
         name = common_fact(prompts, "task")
     named = [] if name is None else ["--task.name", name]
-    return load_command_config([*named, *rest]).task
+    options = load_command_config([*named, *rest]).task
+    if asked is not None and "task.mixture" not in given:
+        options = dataclasses.replace(options, mixture=())  # the recipe's, of which one was named
+    if "config" in given:
+        return options
+    # As the prompts were trained, unless it is said otherwise.
+    spelled = {option.replace("-", "_").replace("no_", "") for option in given}
+    cards = {
+        option: _same_on_all(prompts, option, getattr(options, option))
+        for option in AS_TRAINED
+        if f"task.{option}" not in spelled
+    }
+    return dataclasses.replace(options, **cards)
+
+
+def _same_on_all(prompts: Mapping[str, AnyTrainedPrompt], option: str, default: Any) -> Any:
+    """The value of a task's option on the prompts' cards."""
+    told = {name: prompt.card.get(option, default) for name, prompt in prompts.items()}
+    first = next(iter(told.values()))
+    if any(value != first for value in told.values()):
+        each = ", ".join(f"{name} {value!r}" for name, value in told.items())
+        raise UserError(
+            f"The prompts were trained with different --task.{option} ({each}); evaluate them "
+            "apart, or give it."
+        )
+    if type(first) is not type(default):
+        raise UserError(f"The prompts' cards have the {option} {first!r}; mend prompt.json.")
+    return first
 
 
 def parse_prompts(text: str, named: bool) -> dict[str, Path]:

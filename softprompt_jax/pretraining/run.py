@@ -33,6 +33,7 @@ from softprompt_jax.training.flops import step_flops
 from softprompt_jax.training.loop import run
 from softprompt_jax.training.parallel import Layout
 from softprompt_jax.training.setup import (
+    check_freeze,
     load_placed,
     place,
     resolve_dtype,
@@ -78,6 +79,7 @@ def _pretrain(config: PretrainConfig) -> TrainResult:
         model_config = resolve_model(config.model.name).config
     if not model_config.is_encoder_decoder:
         raise UserError(f"{config.model.name} is no T5; only T5 models are pre-trained here.")
+    check_freeze(config, model_config)
     layout = run_layout(config, model_config)
     tokenizer = load_tokenizer(config.tokenizer or config.model.name)
     if len(tokenizer) > model_config.vocab_size:

@@ -71,17 +71,24 @@ class Checkpoints:
         """
         wanted = _by_path(like)
         latest = self._checkpointer.latest
+        folder = self._checkpointer.directory / str(self.latest_step)
         try:
             metadata = self._checkpointer.metadata(latest)
+            found = _shapes(metadata.metadata)
             # Before anything is read: orbax leaves reads behind when one of them fails.
-            if _shapes(metadata.metadata) != _shapes(wanted):
-                raise ValueError("it holds other arrays")
+            if found and found != _shapes(wanted):
+                raise UserError(
+                    f"The checkpoint {folder} is of other parameters than this run trains: of "
+                    "another model, or of other --train.remat or --train.scan_layers; bring them "
+                    "back to go on, or choose another --workdir."
+                )
             if not isinstance(metadata.custom_metadata, dict):
                 raise ValueError("its metadata is missing")
             loop_state: Any = metadata.custom_metadata["loop"]
             leaves = self._checkpointer.load(latest, wanted)
+        except UserError:
+            raise
         except (ValueError, KeyError, OSError) as error:
-            folder = self._checkpointer.directory / str(self.latest_step)
             raise UserError(
                 f"The checkpoint {folder} is damaged; delete it to go on from the one before it, "
                 "or start anew with another --workdir."

@@ -62,6 +62,8 @@ def check_freeze(model: PromptedModel, method: str, freeze: Sequence[str]) -> No
     Raises:
         UserError: names the pattern and a path as it might be.
     """
+    if not freeze:
+        return
     state = split(model, trainable_filter(method))[1]
     paths = [".".join(map(str, path)) for path, _ in nnx.to_flat_state(state)]
     for pattern in freeze:

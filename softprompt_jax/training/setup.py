@@ -21,6 +21,7 @@ from softprompt_jax.models import LanguageModel
 from softprompt_jax.models.blocks import Remat, set_attention, set_remat
 from softprompt_jax.models.families import ModelConfig, build_module, parameter_count
 from softprompt_jax.models.loading import ModelFiles
+from softprompt_jax.models.stacking import stack_blocks
 from softprompt_jax.prompts import PromptedModel, SoftPrompt, initializers
 from softprompt_jax.prompts.reparameterizations import reparameterize
 from softprompt_jax.prompts.soft_prompt import load_vectors
@@ -86,23 +87,32 @@ def start_words(tasks: Sequence[Task]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(words))
 
 
-def check_prompt(config: RunConfig, model_config: Any, tasks: Sequence[Task]) -> None:
+def check_prompt(config: RunConfig, model_config: ModelConfig, tasks: Sequence[Task]) -> None:
     """Finds a prompt that cannot start before the model's weights are read."""
     if config.prompt.init == "class_labels":
         initializers.check_labels(config.prompt.length, start_words(tasks))
     elif config.prompt.init == "file":
         load_vectors(config.prompt.file or "", config.prompt.length, model_config)
     load_teachers(config, model_config)
+
+
+def check_positions(config: RunConfig, model_config: Any) -> None:
+    """Finds lengths that the model has no positions for before its weights are read."""
     limit = model_config.max_positions
-    if limit is not None and model_config.family == "gpt2":
-        longest = config.prompt.length + config.task.max_input_length
-        longest += config.task.max_target_length
-        if longest > limit:
-            raise UserError(
-                f"Prompt, input and target may have {longest} tokens together, but "
-                f"{config.model.name} reads {limit} at most; lower --task.max_input_length to "
-                f"{limit - config.prompt.length - config.task.max_target_length}."
-            )
+    if limit is None:
+        return
+    prompt = config.prompt.length if config.train.method == "prompt_tuning" else 0
+    beside = prompt + config.task.max_target_length
+    longest = beside + config.task.max_input_length
+    if longest > limit:
+        room = limit - beside
+        mend = f"lower --task.max_input_length to {room}"
+        if room < 1:
+            mend = "use a shorter prompt or shorter targets (--task.max_target_length)"
+        raise UserError(
+            f"Prompt, input and target may have {longest} tokens together, but "
+            f"{config.model.name} reads {limit} at most; {mend}."
+        )
 
 
 def check_loss(config: RunConfig, tasks: Sequence[Task]) -> None:
@@ -115,17 +125,31 @@ def check_loss(config: RunConfig, tasks: Sequence[Task]) -> None:
             )
 
 
-def check_freeze(config: RunConfig, model_config: Any) -> None:
+def check_freeze(config: BaseConfig, model_config: Any) -> None:
     """Finds patterns that freeze nothing, or everything, before the model's weights are read."""
+    if not config.train.freeze:
+        return
+    stacked = resolve_scan(config)
 
     def build() -> PromptedModel:
         # The weights settle whether the head is tied; until then it counts as a parameter.
         module = build_module(
             dataclasses.replace(model_config, tied=False), dtype=jnp.float32, rngs=nnx.Rngs(0)
         )
-        return PromptedModel(module, jnp.zeros((config.prompt.length, model_config.d_model)))
+        vectors = None
+        if isinstance(config, RunConfig):
+            vectors = jnp.zeros((config.prompt.length, model_config.d_model))
+        return PromptedModel(stack_blocks(module) if stacked else module, vectors)
 
-    partition.check_freeze(nnx.eval_shape(build), config.train.method, config.train.freeze)
+    try:
+        partition.check_freeze(nnx.eval_shape(build), config.train.method, config.train.freeze)
+    except UserError as error:
+        if not stacked:
+            raise
+        raise UserError(
+            f"{error} The layers are stacked, for --train.scan_layers or --train.remat; "
+            "--train.scan_layers False gives each its own paths."
+        ) from None
 
 
 def initial_vectors(config: RunConfig, model: LanguageModel, tasks: Sequence[Task]) -> Any:
@@ -267,6 +291,8 @@ def take_apart(
         objectives: of the step; None: the loss of target tokens.
     """
     options = config.train
+    # Now that the weights have told whether the head is tied.
+    partition.check_freeze(prompted, options.method, options.freeze)
     is_trained = partition.trainable_filter(options.method, options.freeze)
     graphdef, trainable, frozen = partition.split(prompted, is_trained)
     rate = None

@@ -30,6 +30,7 @@ from softprompt_jax.training.parallel import Layout
 from softprompt_jax.training.setup import (
     check_freeze,
     check_loss,
+    check_positions,
     check_prompt,
     load_placed,
     prepare_step,
@@ -67,11 +68,11 @@ def train(config: RunConfig) -> TrainResult:
     processes.join(config.parallel)
     with processes.telling_of_deaths():
         result = _train(config)
-    best = result.best_prompt
-    if config.push_to_hub is not None and isinstance(best, SoftPrompt) and result.finished:
-        if processes.is_first():
-            best.push_to_hub(config.push_to_hub)
-        processes.wait_for_all()
+        best = result.best_prompt
+        if config.push_to_hub is not None and isinstance(best, SoftPrompt) and result.finished:
+            with processes.first_one_first():  # the others are told if it fails
+                if processes.is_first():
+                    best.push_to_hub(config.push_to_hub)
     return result
 
 
@@ -107,10 +108,10 @@ def _train(config: RunConfig) -> TrainResult:
     tasks = tasks_from_options(config.task, config.evaluate_on)
     transfer = transfer_tasks(config)
     check_loss(config, tasks)
+    check_positions(config, files.config)
     if config.train.method == "prompt_tuning":
         check_prompt(config, files.config, tasks)
-    if config.train.freeze:
-        check_freeze(config, files.config)
+    check_freeze(config, files.config)
     with processes.first_one_first():
         workdir = Workdir(config)
     with workdir:  # it is this run's until the end, also in a notebook
@@ -194,8 +195,9 @@ class TaskSubject:
 
     @property
     def labels(self) -> tuple[tuple[str, ...], ...]:
-        """The labels of each task."""
-        return tuple(task.labels for task in self.tasks)
+        """What is said for each task's labels."""
+        prefix = self.config.task.target_prefix
+        return tuple(tuple(prefix + label for label in task.labels) for task in self.tasks)
 
     def describe(self) -> str:
         """The data, for people."""

@@ -19,6 +19,7 @@ from softprompt_jax.models import LanguageModel, save_model
 from softprompt_jax.prompts.prompt_folders import save_prompts, single_prompt
 from softprompt_jax.prompts.unfolded_prompt import AnyTrainedPrompt
 from softprompt_jax.training import processes
+from softprompt_jax.training.setup import resolve_scan
 from softprompt_jax.version import __version__
 
 # Settings that a resumed run may change: how far it goes, what it tells and where it runs, not what
@@ -44,6 +45,10 @@ MAY_DIFFER = {
     "task.data_dir",
     "task.cache_dir",
 }
+
+
+AS_TRAINED = ("target_prefix", "task_prefix")
+"""Options of a task that stand on a prompt's card, since it has to be asked as it was trained."""
 
 
 @dataclasses.dataclass
@@ -172,6 +177,7 @@ class Workdir:
         self._lock = filelock.FileLock(self.path / ".lock", timeout=0)
         recover_folder(self.best)
         saved = self.path / "config.json"
+        held = False
         if not processes.is_first() and not saved.exists():
             raise UserError(
                 f"Process {jax.process_index()} does not see {saved}, which process 0 wrote; give "
@@ -185,7 +191,8 @@ class Workdir:
                 raise UserError(
                     f"{saved} is not the config of a run ({reason}); choose another --workdir."
                 ) from None
-            if (self.path / "metrics.jsonl").exists():
+            held = self._holds_a_run()
+            if held:
                 if config.resume == "never":
                     raise UserError(
                         f"{self.path} already holds a run; choose another --workdir, or leave out "
@@ -202,7 +209,10 @@ class Workdir:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._take()
-            write_text(saved, config.to_json())
+            if self.result() is None:
+                # It would tell of another prompt than the one that is in `best` from now on.
+                (self.path / "result.json").unlink(missing_ok=True)
+                write_text(saved, config.to_json())
         except OSError as error:
             self.close()
             raise UserError(
@@ -232,13 +242,22 @@ class Workdir:
         except (OSError, NotImplementedError):
             pass  # some shared disks have no locks
 
+    def _latest_step(self) -> int:
+        """Step of the newest checkpoint; 0 without any."""
+        names = (path.name for path in (self.path / "checkpoints").glob("*"))
+        return max((int(name) for name in names if name.isdecimal()), default=0)
+
+    def _holds_a_run(self) -> bool:
+        """Whether a run was told of or kept; its files are made before the first step."""
+        told = self.path / "metrics.jsonl"
+        return (told.exists() and told.stat().st_size > 0) or self._latest_step() > 0
+
     def _check_steps(self, before: BaseConfig) -> None:
         """Refuses to go on to a step that lies behind, where nothing was evaluated perhaps."""
         steps = self._config.train.steps
         if steps >= before.train.steps or self.result() is not None:
             return
-        names = (path.name for path in (self.path / "checkpoints").glob("*"))
-        latest = max((int(name) for name in names if name.isdecimal()), default=0)
+        latest = self._latest_step()
         if latest >= steps:
             raise UserError(
                 f"{self.path} holds a run that has taken {latest} steps, but --train.steps is "
@@ -286,10 +305,11 @@ class Workdir:
 
         Args:
             folder: `best`, or one of its own in `kept`.
-            prompted: on the host.
+            prompted: merged of what is trained and what is frozen.
             model: that the prompt belongs to, or was tuned.
             task: for the card.
-            labels: likewise, of each task; a prompt for all has those that they share.
+            labels: what is said for them, likewise, of each task; a prompt for all has those that
+                they share.
             step: that it comes from; None: of a run that diverged before its first evaluation.
             metrics: measured with it.
         """
@@ -298,9 +318,11 @@ class Workdir:
                 save_model(folder, model, module=prompted.model)
             else:
                 parameterization, names = "plain", ()
+                asked = {}
                 if isinstance(self._config, RunConfig):
                     parameterization = self._config.prompt.parameterization
                     names, _ = parse_mixture(self._config.task.mixture)
+                    asked = {name: getattr(self._config.task, name) for name in AS_TRAINED}
                 shared = labels[0] if len(set(map(tuple, labels))) == 1 else ()
                 card = {
                     "model": model.name,
@@ -313,6 +335,7 @@ class Workdir:
                     "parameterization": parameterization,
                     "seed": self._config.seed,
                     "versions": versions(),
+                    **asked,
                 }
                 save_prompts(folder, prompted, card, dict(zip(names, labels, strict=False)))
         processes.wait_for_all()
@@ -372,6 +395,9 @@ def _check_same(saved: BaseConfig, config: BaseConfig, path: Path) -> None:
     allowed = set(MAY_DIFFER)
     if config.optimizer.schedule in ("cosine", "linear"):
         allowed.discard("train.steps")  # the schedule's course depends on it
+    # Stacked layers have other leaves, which are those of the checkpoint where they are trained.
+    if config.train.method == "model_tuning" and resolve_scan(saved) != resolve_scan(config):
+        allowed -= {"train.remat", "train.scan_layers"}
     for name, value in new.items():
         if name not in allowed and old[name] != value:
             raise UserError(

@@ -100,6 +100,11 @@ CASES = {
     "another width": (["--npy", "{}/a.npy", "--model", "{}/wide"], "The prompt is 32 wide"),
     "no model": (["--npy", "{}/a.npy", "--model", "./no where"], "There is no folder"),
     "something else": (["--prompt", "{}/there"], "holds something else"),
+    "something else than an adapter": (
+        ["--embeddings", "{}/a.npy", "--text", "a", "--peft", "{}/there"],
+        "holds something else",
+    ),
+    "neighbours of nothing": (["--npy", "{}/a.npy", "--neighbours", "3"], "README.md of --peft"),
     "no folder": (["--npy", "{}/there.npy/a.npy"], "cannot be written"),
     "no folder either": (["--peft", "{}/there.npy/a"], "cannot be written"),
 }

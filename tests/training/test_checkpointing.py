@@ -154,7 +154,7 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
     save(folder, 1)
     checkpoints = Checkpoints(folder)
     like = make_state(0.0)._replace(trainable={"prompt": jnp.zeros((5, 8))})
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=r"is of other parameters .* --train\.remat"):
         checkpoints.restore(like)
     checkpoints.close()
 

@@ -6,16 +6,19 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from small_runs import prompted_tiny, random_batch
+from small_runs import changed, prompted_tiny, random_batch
 from tiny_models import make_tiny
 
-from softprompt_jax.config import OptimizerOptions
+from softprompt_jax.config import OptimizerOptions, RunConfig, TrainOptions
 from softprompt_jax.errors import UserError
-from softprompt_jax.models import load_model
+from softprompt_jax.models import load_model, resolve_model
+from softprompt_jax.pretraining.config import PretrainConfig
 from softprompt_jax.prompts import Prompt, PromptedModel
 from softprompt_jax.prompts.prompted_model import target_logits
 from softprompt_jax.training import partition
 from softprompt_jax.training.optimizers import make_optimizer
+from softprompt_jax.training.parallel import PmapLayout
+from softprompt_jax.training.setup import check_freeze, take_apart
 from softprompt_jax.training.step import init_state, make_train_step
 
 
@@ -89,6 +92,34 @@ def test_freezing_everything_is_refused(tmp_path):
     with pytest.raises(UserError, match="encodr matches nothing that model_tuning trains"):
         partition.check_freeze(model, "model_tuning", ("decoder", "encodr"))
     partition.check_freeze(model, "model_tuning", ("decoder",))
+
+
+PRETRAINING = PretrainConfig(train=TrainOptions(method="model_tuning"))
+TUNING = RunConfig(train=TrainOptions(method="model_tuning"))
+
+
+@pytest.mark.parametrize("config", [TUNING, PRETRAINING])
+def test_patterns_are_those_of_the_layers_as_they_run(tmp_path, config):
+    """Stacked, layers have no numbers: a pattern with one would freeze nothing, unsaid."""
+    model_config = resolve_model(str(make_tiny(tmp_path / "t5", "t5"))).config
+    first_block = changed(config, train__freeze=(r"encoder\.blocks\.0\.",))
+    check_freeze(first_block, model_config)
+    for stacked in ({"train__remat": "full"}, {"train__scan_layers": True}):
+        with pytest.raises(UserError, match=r"matches nothing .* --train\.scan_layers False gives"):
+            check_freeze(changed(first_block, **stacked), model_config)
+        check_freeze(changed(config, train__freeze=("encoder",), **stacked), model_config)
+    apart = changed(first_block, train__remat="full", train__scan_layers=False)
+    check_freeze(apart, model_config)
+    with pytest.raises(UserError, match=r"encodr matches nothing .*; mend the pattern\.$"):
+        check_freeze(changed(config, train__freeze=("encodr",)), model_config)
+
+
+def test_a_tied_head_cannot_be_frozen(tmp_path):
+    model = load_model(str(make_tiny(tmp_path / "llama", "llama", tie_word_embeddings=True)))
+    config = changed(TUNING, train__freeze=("head",))
+    check_freeze(config, model.config)  # the weights may have a head of their own
+    with pytest.raises(UserError, match="head matches nothing that model_tuning trains"):
+        take_apart(config, PromptedModel(model.module, None), PmapLayout(jax.devices()[:1]))
 
 
 class TwoPrompts(nnx.Module):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from softprompt_jax.errors import UserError
 from softprompt_jax.models.loading import ModelFiles
 from softprompt_jax.prompts import SoftPrompt
 from softprompt_jax.training.loop import DivergedError
+from softprompt_jax.training.setup import check_positions
 from softprompt_jax.training.tuning import train
 
 
@@ -177,6 +179,27 @@ def test_a_run_that_never_started_leaves_its_folder_free(config, folder):
         train(config)
     with pytest.raises(pytest.fail.Exception, match="the weights were read"):
         train(changed(config, task__max_target_length=4))
+
+
+@pytest.mark.parametrize(
+    ("changes", "mend"),
+    [
+        ({"task__max_input_length": 57}, r"63 tokens .*; lower --task\.max_input_length to 54"),
+        ({"task__max_input_length": 55, "train__method": "model_tuning"}, None),
+        ({"task__max_input_length": 59, "train__method": "model_tuning"}, "lower .* to 58"),
+        ({"prompt__length": 60}, "use a shorter prompt or shorter targets"),
+    ],
+)
+def test_a_model_of_few_positions(changes, mend):
+    """Also where the whole model is tuned, and there is no prompt among them."""
+    config = changed(RunConfig(), **{"prompt__length": 4, "task__max_target_length": 2, **changes})
+    model_config = types.SimpleNamespace(max_positions=60)
+    if mend is None:
+        check_positions(config, model_config)
+        return
+    with pytest.raises(UserError, match=mend):
+        check_positions(config, model_config)
+    check_positions(config, types.SimpleNamespace(max_positions=None))
 
 
 @pytest.mark.usefixtures("no_weights")

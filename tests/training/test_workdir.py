@@ -80,6 +80,67 @@ def test_fewer_steps_than_it_has_taken_are_refused(config):
     Workdir(changed(config, train__steps=71)).close()
 
 
+# ------------------------------------------------------------------------------- what it may hold
+
+
+def test_what_never_took_a_step_is_no_run(config):
+    """A step that was too large for the memory, say: the files are made before it."""
+    with Workdir(config) as workdir:
+        (workdir.path / "metrics.jsonl").touch()
+        (workdir.path / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir(parents=True)
+    smaller = changed(config, train__batch_size=2)
+    Workdir(smaller).close()
+    (workdir.path / "checkpoints" / "3").mkdir()
+    with pytest.raises(UserError, match=r"holds a run with --train\.batch_size 2, not 4"):
+        Workdir(changed(config, train__batch_size=4))
+
+
+def finish(config):
+    """Makes a finished run, but for its prompt."""
+
+    class Model:
+        name, fingerprint = "tiny", "0" * 16
+
+    with Workdir(config) as workdir:
+        write_rows(workdir.path / "metrics.jsonl", [{"step": config.train.steps}])
+        workdir.finish(Progress(), Model(), config.train.steps)
+    return workdir.path
+
+
+def test_a_result_is_not_told_of_a_run_that_went_on(config):
+    path = finish(changed(config, train__steps=100))
+    with Workdir(changed(config, train__steps=200)) as workdir:
+        assert workdir.result() is None
+    assert not (path / "result.json").exists()
+    assert RunConfig.from_json((path / "config.json").read_text()).train.steps == 200
+    (path / "checkpoints" / "150").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"taken 150 steps, but --train\.steps is 100"):
+        Workdir(changed(config, train__steps=100))
+
+
+def test_a_finished_run_that_is_told_again_keeps_its_config(config):
+    path = finish(changed(config, train__steps=100))
+    with Workdir(changed(config, train__steps=50)) as workdir:
+        assert workdir.result() is not None
+    assert RunConfig.from_json((path / "config.json").read_text()).train.steps == 100
+    assert json.loads((path / "result.json").read_text())["steps"] == 100
+
+
+@pytest.mark.parametrize("method", ["prompt_tuning", "model_tuning"])
+def test_trained_layers_stay_stacked_or_not(config, method):
+    """Of stacked layers the trained leaves are others, and so the checkpoint's."""
+    config = changed(config, train__method=method)
+    with Workdir(config) as workdir:
+        write_rows(workdir.path / "metrics.jsonl", [{"step": 1}])
+    Workdir(changed(config, train__remat="attention")).close()
+    other = changed(config, train__remat="full")
+    if method == "prompt_tuning":
+        Workdir(other).close()
+    else:
+        with pytest.raises(UserError, match=r"holds a run with --train\.remat attention, not full"):
+            Workdir(other)
+
+
 # ---------------------------------------------------------------------------------- its progress
 
 
