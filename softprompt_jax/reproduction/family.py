@@ -100,13 +100,20 @@ def compute(context: Context) -> Result:
 
 
 def draw(figure: Any, told: figures.Told) -> None:
-    """Sizes by task in a row."""
-    rows = []
-    for row in told["rows"]:
-        at = row["coordinates"]
-        place = at[TASK] if at[METHOD] == COMMONEST else f"{at[TASK]} {at['size']}"
-        rows.append({**row, "coordinates": {"task": place, METHOD: at[METHOD]}})
-    figures.grouped("task", METHOD)(figure, {**told, "rows": rows})
+    """A panel a task, the sizes in a row."""
+    names = figures.distinct(told["rows"], TASK)
+    methods = [each for each in figures.distinct(told["rows"], METHOD) if each != COMMONEST]
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=True):
+        of_task = [row for row in told["rows"] if row["coordinates"][TASK] == name]
+        rows = [row for row in of_task if row["coordinates"][METHOD] != COMMONEST]
+        figures.draw_groups(axes, rows, "size", METHOD, methods)
+        for row in of_task:
+            if row not in rows:
+                axes.axhline(row["ours"]["mean"], color="grey", linestyle=":", label=COMMONEST)
+        axes.set_title(name, fontsize=10)
+    panels[0].set_ylabel(told["unit"])
+    figures.legend_beside(panels[-1], METHOD)
 
 
 EXPERIMENT = Experiment(

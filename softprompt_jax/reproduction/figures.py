@@ -85,7 +85,7 @@ def by_size(axis: str, ordered: bool = True) -> Draw:
                 _line(both[0], x, rows, _joined(str(value), kind), i)
             size_axis(both[0], models, labels)
             both[0].set_ylabel(told["unit"])
-            _legend_beside(both[0], axis)
+            legend_beside(both[0], axis)
         lines = list(itertools.product(labels, kinds))
         for i, (label, kind) in enumerate(lines):
             there = [j for j, value in enumerate(values) if (label, value, kind) in place]
@@ -104,7 +104,7 @@ def by_size(axis: str, ordered: bool = True) -> Draw:
             if told["baseline"] is not None:
                 label = "commonest label" if axes is both[-1] else None
                 axes.axhline(told["baseline"], color="grey", linestyle=":", label=label)
-        _legend_beside(both[-1], "model")
+        legend_beside(both[-1], "model")
 
     return draw
 
@@ -148,7 +148,8 @@ def plain_numbers(axis: Any) -> None:
     axis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
-def _legend_beside(axes: Any, title: str) -> None:
+def legend_beside(axes: Any, title: str) -> None:
+    """Puts the legend where no point can be under it."""
     axes.legend(title=title, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
 
 
@@ -190,17 +191,37 @@ def grouped(group: str, kind: str) -> Draw:
     def draw(figure: Any, told: Told) -> None:
         axes = figure.subplots()
         rows = told["rows"]
-        groups = list(dict.fromkeys(row["coordinates"][group] for row in rows))
-        kinds = list(dict.fromkeys(row["coordinates"][kind] for row in rows))
-        for i, each in enumerate(kinds):
-            own = [row for row in rows if row["coordinates"][kind] == each]
-            aside = 0.12 * (i - (len(kinds) - 1) / 2)
-            x = [groups.index(row["coordinates"][group]) + aside for row in own]
-            _line(axes, x, own, str(each), i, "")
-        axes.set_xticks(range(len(groups)), [textwrap.fill(str(each), 16) for each in groups])
-        axes.set_xlim(-0.5, len(groups) - 0.5)
-        axes.set(xlabel=group, ylabel=told["unit"])
-        _legend_beside(axes, kind)
-        axes.grid(alpha=0.3, axis="y")
+        draw_groups(axes, rows, group, kind, distinct(rows, kind))
+        axes.set_ylabel(told["unit"])
+        legend_beside(axes, kind)
 
     return draw
+
+
+def draw_groups(
+    axes: Any, rows: Sequence[Told], group: str, kind: str, kinds: Sequence[Any]
+) -> None:
+    """As `grouped`, on axes and of some rows.
+
+    Args:
+        axes: to draw on.
+        rows: of the figure.
+        group: the coordinate whose values stand in a row.
+        kind: the other one.
+        kinds: its values, each with a marker by its place; rows need not have all.
+    """
+    groups = distinct(rows, group)
+    for i, each in enumerate(kinds):
+        own = [row for row in rows if row["coordinates"][kind] == each]
+        aside = 0.12 * (i - (len(kinds) - 1) / 2)
+        x = [groups.index(row["coordinates"][group]) + aside for row in own]
+        _line(axes, x, own, str(each), i, "")
+    axes.set_xticks(range(len(groups)), [textwrap.fill(str(each), 16) for each in groups])
+    axes.set_xlim(-0.5, len(groups) - 0.5)
+    axes.set_xlabel(group)
+    axes.grid(alpha=0.3, axis="y")
+
+
+def distinct(rows: Sequence[Told], name: str) -> list[Any]:
+    """The values of a coordinate, in the order of the rows."""
+    return list(dict.fromkeys(row["coordinates"][name] for row in rows))

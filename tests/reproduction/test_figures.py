@@ -3,6 +3,7 @@
 import pytest
 from matplotlib.figure import Figure
 
+from softprompt_jax.reproduction import family
 from softprompt_jax.reproduction.figures import by_size
 
 MODELS = {
@@ -73,3 +74,22 @@ def test_further_coordinates_have_lines_of_their_own(sizes):
             for step in (0, 100)
             for way in ("says", "picks")
         }
+
+
+def test_the_family_has_a_panel_for_each_task():
+    rows = []
+    for task, base in (("films", 50.0), ("mail", 90.0)):
+        rows.append(({"task": task, "size": "any", "method": "commonest label"}, base))
+        for place, size in enumerate(("small", "large")):
+            at = {"task": task, "size": size}
+            rows.append(({**at, "method": "prompt tuning"}, base + 10 + place))
+            rows.append(({**at, "method": "model tuning"}, base + 20 + place))
+    figure = Figure()
+    family.draw(figure, told(rows, ("small", "large")))
+    assert [axes.get_title() for axes in figure.axes] == ["films", "mail"]
+    for axes, base in zip(figure.axes, (50.0, 90.0), strict=True):
+        handles, names = axes.get_legend_handles_labels()
+        assert names == ["commonest label", "prompt tuning", "model tuning"]
+        assert list(handles[0].get_ydata()) == [base, base]
+        for handle, more in zip(handles[1:], (10, 20), strict=True):
+            assert list(handle.lines[0].get_ydata()) == [base + more, base + more + 1]
