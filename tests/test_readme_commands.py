@@ -69,7 +69,8 @@ def command(monkeypatch):
             monkeypatch.setattr(module, call, stop)
         # What is asked of the machine and not of the options.
         if name == "evaluate":
-            prompts = {"a": SimpleNamespace(card={"task": "movie_reviews"}), "b": None}
+            cards = {"a": {"task": "movie_reviews"}, "b": {}}
+            prompts = {each: SimpleNamespace(card=card) for each, card in cards.items()}
             opened = SimpleNamespace(prompts=prompts)
             monkeypatch.setattr(module, "open_prompts", lambda *_: opened)
         elif name == "export":
