@@ -55,6 +55,7 @@ def test_the_start_is_that_of_the_run(trained, tmp_path):
         trained,
         workdir=str(tmp_path / "still"),
         train__steps=1,
+        train__keep_steps=(),
         optimizer__learning_rate=1e-30,
         optimizer__weight_decay=0.0,
     )

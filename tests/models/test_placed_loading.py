@@ -214,4 +214,5 @@ def test_peak_memory_on_devices_that_are_the_host(folders, tmp_path, stacked):
     growth, total, largest = (int(number) for number in done.stdout.split())
     print(f"stacked {stacked}: {growth / 1e6:.0f} MB for {total / 1e6:.0f} MB of parameters")
     assert total > 3e8
-    assert growth <= total + largest + 4e7
+    # Beside them what the allocator keeps; a second copy of all would be 400 MB.
+    assert growth <= total + largest + 8e7
