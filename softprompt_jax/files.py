@@ -13,10 +13,15 @@ from softprompt_jax.errors import UserError
 
 def write_text(path: Path, text: str) -> None:
     """Replaces a file's text in one move."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replaces a file's content in one move; its folder is there."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with fresh.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with fresh.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(fresh, path)

@@ -19,7 +19,8 @@ from jaxtyping import Float
 
 from softprompt_jax.data.tokenization import encode_inputs
 from softprompt_jax.errors import UserError
-from softprompt_jax.exchange.outside import check_vectors, write_bytes
+from softprompt_jax.exchange.outside import check_vectors
+from softprompt_jax.files import write_bytes
 from softprompt_jax.models.language_model import LanguageModel
 from softprompt_jax.prompts.soft_prompt import SoftPrompt
 
@@ -77,6 +78,7 @@ def export_embeddings(
         data = buffer.getvalue()
     else:
         data = safetensors.numpy.save({TENSOR: rows})
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, data)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from softprompt_jax.exchange.outside import check_size, check_vectors, damaged, write_bytes
+from softprompt_jax.exchange.outside import check_size, check_vectors, damaged
+from softprompt_jax.files import write_bytes
 from softprompt_jax.models.language_model import LanguageModel
 from softprompt_jax.models.loading import ModelFiles
 from softprompt_jax.prompts.soft_prompt import SoftPrompt
@@ -25,7 +26,9 @@ def export_npy(prompt: SoftPrompt, file: str | Path) -> None:
     buffer = io.BytesIO()
     vectors = check_vectors(prompt.vectors, "memory")
     np.lib.format.write_array(buffer, vectors, allow_pickle=False)
-    write_bytes(Path(file), buffer.getvalue())
+    path = Path(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, buffer.getvalue())
 
 
 def import_npy(file: str | Path, *, model: LanguageModel | ModelFiles | None = None) -> SoftPrompt:

@@ -1,7 +1,6 @@
 """What comes from outside, checked before it is used; single files that are whole or absent."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -79,18 +78,3 @@ def damaged(path: Path, error: Exception) -> UserError:
     reason = lines[0].rstrip(".")[:200] if lines else ""
     told = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
     return UserError(f"{path} cannot be read ({told}); it is damaged, so fetch it again.")
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replaces a file's content in one move; its folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with fresh.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise

@@ -76,7 +76,9 @@ class Checkpoints:
             metadata = self._checkpointer.metadata(latest)
             found = _shapes(metadata.metadata)
             # Before anything is read: orbax leaves reads behind when one of them fails.
-            if found and found != _shapes(wanted):
+            if not found:
+                raise ValueError("it holds no arrays")
+            if found != _shapes(wanted):
                 raise UserError(
                     f"The checkpoint {folder} is of other parameters than this run trains: of "
                     "another model, or of other --train.remat or --train.scan_layers; bring them "

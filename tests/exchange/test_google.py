@@ -85,7 +85,7 @@ def test_the_old_file_stays_when_writing_fails(tmp_path, monkeypatch):
     def full(_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("softprompt_jax.exchange.outside.os.fsync", full)
+    monkeypatch.setattr("softprompt_jax.files.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         export_npy(sp.SoftPrompt(jnp.zeros((2, 3))), tmp_path / "p.npy")
     assert [path.name for path in tmp_path.iterdir()] == ["p.npy"]
