@@ -90,19 +90,22 @@ def load_command_config(
     Raises:
         UserError: as `load_config`, or --config without a file.
     """
-    rest = list(arguments)
-    path = None
-    for i, argument in enumerate(rest):
-        if argument == "--config":
-            if i + 1 == len(rest):
-                raise UserError("--config needs a file, such as configs/quickstart.py.")
-            path = rest[i + 1]
-            del rest[i : i + 2]
-            break
-        if argument.startswith("--config="):
-            path = argument.removeprefix("--config=")
-            del rest[i]
-            break
+    rest: list[str] = []
+    paths: list[str] = []
+    given = iter(arguments)
+    for argument in given:
+        name, equals, value = argument.partition("=")
+        if name != "--config":
+            rest.append(argument)
+            continue
+        path = value if equals else next(given, None)
+        if not path:
+            raise UserError("--config needs a file, such as configs/quickstart.py.")
+        paths.append(path)
+    if len(paths) > 1:
+        raise UserError(
+            f"--config was given {len(paths)} times ({', '.join(paths)}); give it once."
+        )
     if description is not None:
         description += "\n--config FILE takes a recipe; the defaults below are then the recipe's."
-    return load_config_of(kind, path, rest, program, description)
+    return load_config_of(kind, paths[0] if paths else None, rest, program, description)

@@ -21,7 +21,7 @@ from softprompt_jax.data.buckets import Shape
 from softprompt_jax.errors import UserError
 from softprompt_jax.models.known_shapes import model_config
 from softprompt_jax.planning.advice import largest_batch, try_changes
-from softprompt_jax.planning.compiling import Subject, measure_memory, measure_work
+from softprompt_jax.planning.compiling import Scenario, measure_memory, measure_work
 from softprompt_jax.planning.report import Plan, memory_line, to_object, to_text
 from softprompt_jax.planning.topology import described_devices
 from softprompt_jax.progress import tell
@@ -76,15 +76,15 @@ def plan(config: RunConfig, shape: Shape, topology: str | None, *, search: bool 
     devices = tuple(jax.devices()) if topology is None else described_devices(topology)
     # A compile time out of the cache would be none.
     jax.config.update("jax_enable_compilation_cache", False)
-    subject = Subject(config, model_config(config.model.name), shape, devices)
-    tell(f"compiling the step, for {subject.layout}")
-    footprint, parameters = measure_memory(subject)
+    scenario = Scenario(config, model_config(config.model.name), shape, devices)
+    tell(f"compiling the step, for {scenario.layout}")
+    footprint, parameters = measure_memory(scenario)
     tell(f"it {'fits' if footprint.fits else 'does not fit'}: {memory_line(footprint)}")
-    changes = [] if footprint.fits else try_changes(subject, footprint, _say_compiling)
+    changes = [] if footprint.fits else try_changes(scenario, footprint, _say_compiling)
     tell("compiling a few layers, to count FLOPs")
-    work = measure_work(subject)
-    batch = largest_batch(subject, footprint, _say_compiling) if search else None
-    return Plan(subject, topology, parameters, footprint, work, batch, changes)
+    work = measure_work(scenario)
+    batch = largest_batch(scenario, footprint, _say_compiling) if search else None
+    return Plan(scenario, topology, parameters, footprint, work, batch, changes)
 
 
 def _say_compiling(what: str) -> None:

@@ -60,6 +60,11 @@ def test_the_package_runs_a_command(monkeypatch, capsys):
     """What follows the name is the command's, and so is its status."""
     for arguments, status, told in (
         (["inspect_task", "--config"], 2, "error: --config needs a file"),
+        (
+            ["inspect_task", "--config", "a.py", "--config=b.py"],
+            2,
+            "error: --config was given 2 times: a.py, b.py; give it once.",
+        ),
         (["inspect_task", "--help"], 0, "softprompt_jax.inspect_task"),
     ):
         monkeypatch.setattr(sys, "argv", [])

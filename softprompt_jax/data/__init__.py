@@ -1,8 +1,8 @@
 """From a task's text pairs to padded batches: tokenisation, length buckets, exact iteration."""
 
 from softprompt_jax.data.batches import (
-    Batch,
     BatchStream,
+    HostBatch,
     assemble_batch,
     evaluation_batches,
     padding_share,
@@ -18,8 +18,8 @@ from softprompt_jax.data.tokenization import (
 )
 
 __all__ = [
-    "Batch",
     "BatchStream",
+    "HostBatch",
     "Mixing",
     "Shape",
     "TokenizedExamples",

@@ -8,7 +8,8 @@ from softprompt_jax.data.buckets import Shape
 from softprompt_jax.data.mixing import Mixing
 from softprompt_jax.data.tokenization import TokenizedExamples
 
-Batch = dict[str, np.ndarray]
+HostBatch = dict[str, np.ndarray]
+"""A batch before it is on a device, by the names of `prompts.prompted_model.Batch`."""
 
 
 def assemble_batch(
@@ -16,7 +17,7 @@ def assemble_batch(
     rows: np.ndarray,
     shape: tuple[int, int],
     mixing: Mixing | None = None,
-) -> Batch:
+) -> HostBatch:
     """The padded batch of some rows.
 
     Args:
@@ -95,10 +96,10 @@ class BatchStream:
         self._next_larger = _next_larger(self.shapes)
         self._planned: tuple[int, list[tuple[Shape, np.ndarray]]] | None = None
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[HostBatch]:
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> HostBatch:
         shape, rows = self.rows(self.position)
         self.position += 1
         return assemble_batch(self.examples, rows[self.own], shape, self.mixing)
@@ -138,7 +139,7 @@ def evaluation_batches(
     shapes: Sequence[tuple[int, int]],
     batch_size: int,
     own: np.ndarray | None = None,
-) -> Iterator[tuple[Batch, np.ndarray]]:
+) -> Iterator[tuple[HostBatch, np.ndarray]]:
     """Every example once, grouped by shape.
 
     Args:

@@ -13,7 +13,7 @@ Texts = Sequence[str] | Sequence[Sequence[int]]
 """Inputs as the task words them, or their token ids as the model reads them."""
 
 
-def encode_texts(texts: Texts, model: LanguageModel) -> list[list[int]]:
+def encode_rows(texts: Texts, model: LanguageModel) -> list[list[int]]:
     """The ids of texts; those of texts that are ids already.
 
     Raises:

@@ -18,7 +18,7 @@ from softprompt_jax.exchange import read_any_prompt
 from softprompt_jax.inference import compiled
 from softprompt_jax.inference.batching import batch_rows, pad_choices
 from softprompt_jax.inference.compiled import row_spec
-from softprompt_jax.inference.encoding import Texts, encode_choice_lists, encode_texts
+from softprompt_jax.inference.encoding import Texts, encode_choice_lists, encode_rows
 from softprompt_jax.inference.places import PromptPlaces
 from softprompt_jax.inference.prompt_bank import check_together
 from softprompt_jax.inference.search import check_search
@@ -308,7 +308,7 @@ class Predictor:
 
     def input_lengths(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text as the model reads it, without the prompt."""
-        return [len(row) for row in encode_texts(texts, self.model)]
+        return [len(row) for row in encode_rows(texts, self.model)]
 
     def longest_input(self, prompt: str, answer_length: int) -> int | None:
         """Tokens that a text may have with this prompt and an answer; None: no limit."""
@@ -354,7 +354,7 @@ class Predictor:
             **more: arrays `[texts, ...]` that rows take their part of.
         """
         config = self.model.config
-        rows = encode_texts(texts, self.model)
+        rows = encode_rows(texts, self.model)
         longest = None
         if config.max_positions is not None:
             for row, name, answer in zip(rows, names, answer_lengths, strict=True):

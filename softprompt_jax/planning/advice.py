@@ -5,7 +5,7 @@ from typing import NamedTuple, get_args
 
 from softprompt_jax.errors import UserError
 from softprompt_jax.models.blocks import Remat
-from softprompt_jax.planning.compiling import Footprint, Subject, measure_memory, memory_limit
+from softprompt_jax.planning.compiling import Footprint, Scenario, measure_memory, memory_limit
 from softprompt_jax.training.setup import resolve_remat
 
 # The TPU's compiler keeps some memory to itself: 0.25 of 16 GiB on a v5e.
@@ -40,7 +40,7 @@ class Change(NamedTuple):
 
 
 def largest_batch(
-    subject: Subject, first: Footprint, say: Say, max_compiles: int = 6
+    scenario: Scenario, first: Footprint, say: Say, max_compiles: int = 6
 ) -> BatchSize | None:
     """Searches the largest batch that fits; None where memory has no known limit.
 
@@ -48,16 +48,16 @@ def largest_batch(
     measured; the search ends when less than a sixteenth is open.
 
     Args:
-        subject: what is planned.
+        scenario: what is planned.
         first: its footprint with its own batch.
         say: told what is compiled.
         max_compiles: steps compiled at most.
     """
-    limit = memory_limit(subject.devices)
+    limit = memory_limit(scenario.devices)
     if limit is None:
         return None
-    options = subject.config.train
-    unit = subject.layout.shards * options.accumulation
+    options = scenario.config.train
+    unit = scenario.layout.shards * options.accumulation
     measured = {options.batch_size: first}
     for _ in range(max_compiles):
         fits = max((b for b, x in measured.items() if x.fits), default=None)
@@ -70,7 +70,7 @@ def largest_batch(
         if not lowest <= guess <= highest:
             guess = lowest if guess < lowest else highest
         say(f"--train.batch_size {guess}")
-        measured[guess] = measure_memory(subject.changed({"train.batch_size": guess}))[0]
+        measured[guess] = measure_memory(scenario.changed({"train.batch_size": guess}))[0]
     return BatchSize(
         max((b for b, x in measured.items() if x.fits), default=None),
         min((b for b, x in measured.items() if not x.fits), default=None),
@@ -92,49 +92,49 @@ def _guess(measured: dict[int, Footprint], limit: int, unit: int) -> int:
     return int(low + (limit - low_peak) / slope) // unit * unit
 
 
-def try_changes(subject: Subject, footprint: Footprint, say: Say) -> list[Change]:
+def try_changes(scenario: Scenario, footprint: Footprint, say: Say) -> list[Change]:
     """Tries what may make a step fit: of each kind until one does, and if none does all together.
 
     Args:
-        subject: what does not fit.
+        scenario: what does not fit.
         footprint: its own.
         say: told what is compiled.
     """
-    limit = memory_limit(subject.devices)
+    limit = memory_limit(scenario.devices)
     assert limit is not None  # else everything fits
     tried = []
-    kinds = [_layouts(subject)]
+    kinds = [_layouts(scenario)]
     if footprint.arguments < limit:
         # Else the weights alone are too large.
-        kinds = [_remats(subject), _accumulations(subject), *kinds]
+        kinds = [_remats(scenario), _accumulations(scenario), *kinds]
     for kind in kinds:
         for change in kind:
-            tried.append(_try(subject, change, say))
+            tried.append(_try(scenario, change, say))
             if tried[-1].footprint.fits:
                 break
     if not any(change.footprint.fits for change in tried):
-        for change in _combinations(subject):
-            tried.append(_try(subject, change, say))
+        for change in _combinations(scenario):
+            tried.append(_try(scenario, change, say))
             if tried[-1].footprint.fits:
                 break
     return tried
 
 
-def _try(subject: Subject, change: dict[str, object], say: Say) -> Change:
+def _try(scenario: Scenario, change: dict[str, object], say: Say) -> Change:
     options = " ".join(f"--{name} {value}" for name, value in change.items())
     say(options)
-    return Change(options, measure_memory(subject.changed(change))[0])
+    return Change(options, measure_memory(scenario.changed(change))[0])
 
 
-def _remats(subject: Subject) -> Iterator[dict[str, object]]:
-    current = resolve_remat(subject.config, subject.devices[0].platform)
+def _remats(scenario: Scenario) -> Iterator[dict[str, object]]:
+    current = resolve_remat(scenario.config, scenario.devices[0].platform)
     for remat in _REMATS[_REMATS.index(current) + 1 :]:
         yield {"train.remat": remat}
 
 
-def _accumulations(subject: Subject) -> Iterator[dict[str, object]]:
-    options = subject.config.train
-    rows = options.batch_size // subject.layout.shards
+def _accumulations(scenario: Scenario) -> Iterator[dict[str, object]]:
+    options = scenario.config.train
+    rows = options.batch_size // scenario.layout.shards
     accumulation = 2 * options.accumulation
     while accumulation <= rows:
         if rows % accumulation == 0:
@@ -142,21 +142,21 @@ def _accumulations(subject: Subject) -> Iterator[dict[str, object]]:
         accumulation *= 2
 
 
-def _layouts(subject: Subject) -> Iterator[dict[str, object]]:
-    if len(subject.devices) == 1 or subject.layout.axis is None:
+def _layouts(scenario: Scenario) -> Iterator[dict[str, object]]:
+    if len(scenario.devices) == 1 or scenario.layout.axis is None:
         return
     change: dict[str, object] = {"parallel.layout": "mesh"}
     try:
-        _ = subject.changed(change).layout
+        _ = scenario.changed(change).layout
     except UserError:  # axes that the config gives do not go with it
         return
     yield change
 
 
-def _combinations(subject: Subject) -> Iterator[dict[str, object]]:
-    layout = next(_layouts(subject), {})
+def _combinations(scenario: Scenario) -> Iterator[dict[str, object]]:
+    layout = next(_layouts(scenario), {})
     full: dict[str, object] = {**layout, "train.remat": "full"}
     if layout:
         yield full
-    for accumulation in _accumulations(subject.changed(layout)):
+    for accumulation in _accumulations(scenario.changed(layout)):
         yield {**full, **accumulation}

@@ -35,7 +35,7 @@ from softprompt_jax.training.step import TrainState, init_state
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
+class Scenario:
     """What is planned.
 
     Attributes:
@@ -50,7 +50,7 @@ class Subject:
     shape: Shape
     devices: tuple[Device, ...]
 
-    def changed(self, changes: Mapping[str, Any]) -> "Subject":
+    def changed(self, changes: Mapping[str, Any]) -> "Scenario":
         """With some of the config's options replaced, by dotted name."""
         return dataclasses.replace(self, config=self.config.replaced(changes))
 
@@ -108,36 +108,36 @@ class _Arguments(NamedTuple):
     rows: dict[str, jax.ShapeDtypeStruct]
 
 
-def lower_step(subject: Subject, *, loops: bool = True) -> tuple[Any, _Arguments]:
+def lower_step(scenario: Scenario, *, loops: bool = True) -> tuple[Any, _Arguments]:
     """The run's step, lowered for its devices, and the shapes of what it takes.
 
     Args:
-        subject: what is planned.
+        scenario: what is planned.
         loops: False: attention has none, whatever the platform.
     """
-    layout = subject.layout
-    prompted = _abstract_model(subject, layout)
+    layout = scenario.layout
+    prompted = _abstract_model(scenario, layout)
     if not loops:
         unroll_attention(prompted.model)
-    parts = take_apart(subject.config, prompted, layout)
+    parts = take_apart(scenario.config, prompted, layout)
     state = jax.eval_shape(lambda: init_state(parts.trainable, parts.optimizer, 0))
     frozen = parts.frozen
     step: Any = layout.step(parts.step, state)
     if isinstance(layout, MeshLayout):
         state = jax.tree.map(_placed, state, layout.state_shardings(state))
         frozen = jax.tree.map(_placed, frozen, layout.frozen_shardings(frozen))
-    arguments = _Arguments(state, frozen, _abstract_rows(subject, layout))
+    arguments = _Arguments(state, frozen, _abstract_rows(scenario, layout))
     return step.lower(*arguments), arguments
 
 
-def _abstract_model(subject: Subject, layout: Layout) -> PromptedModel:
-    config = subject.config
+def _abstract_model(scenario: Scenario, layout: Layout) -> PromptedModel:
+    config = scenario.config
     dtype = jnp.dtype(resolve_dtype(config, layout.platform))
 
     def build() -> PromptedModel:
-        module = build_module(subject.model, dtype=dtype, rngs=nnx.Rngs(0))
+        module = build_module(scenario.model, dtype=dtype, rngs=nnx.Rngs(0))
         tuned = config.train.method == "model_tuning"
-        shape = (config.prompt.length, subject.model.d_model)
+        shape = (config.prompt.length, scenario.model.d_model)
         vectors = None if tuned else jnp.zeros(shape, jnp.float32)
         tasks = len(config.task.mixture)
         return PromptedModel(module, parameterized(config, vectors, tasks, module))
@@ -149,8 +149,8 @@ def _abstract_model(subject: Subject, layout: Layout) -> PromptedModel:
     return prompted
 
 
-def _abstract_rows(subject: Subject, layout: Layout) -> dict[str, jax.ShapeDtypeStruct]:
-    rows = subject.config.train.batch_size
+def _abstract_rows(scenario: Scenario, layout: Layout) -> dict[str, jax.ShapeDtypeStruct]:
+    rows = scenario.config.train.batch_size
     mesh = isinstance(layout, MeshLayout)
     leading = (rows,) if mesh else (layout.shards, rows // layout.shards)
     sharding = layout.rows if isinstance(layout, MeshLayout) else None
@@ -159,10 +159,10 @@ def _abstract_rows(subject: Subject, layout: Layout) -> dict[str, jax.ShapeDtype
         return jax.ShapeDtypeStruct((*leading, *width), dtype, sharding=sharding)
 
     return {
-        "inputs": array(jnp.int32, subject.shape.inputs),
-        "input_mask": array(jnp.bool_, subject.shape.inputs),
-        "targets": array(jnp.int32, subject.shape.targets),
-        "target_mask": array(jnp.bool_, subject.shape.targets),
+        "inputs": array(jnp.int32, scenario.shape.inputs),
+        "input_mask": array(jnp.bool_, scenario.shape.inputs),
+        "targets": array(jnp.int32, scenario.shape.targets),
+        "target_mask": array(jnp.bool_, scenario.shape.targets),
         "prompt_ids": array(jnp.int32),
     }
 
@@ -184,9 +184,9 @@ def memory_limit(devices: Sequence[Device]) -> int | None:
     return None if chip is None else chip.memory_bytes
 
 
-def measure_memory(subject: Subject) -> tuple[Footprint, Parameters]:
+def measure_memory(scenario: Scenario) -> tuple[Footprint, Parameters]:
     """Compiles the step and asks the compiler what it takes."""
-    lowered, arguments = lower_step(subject)
+    lowered, arguments = lower_step(scenario)
     parameters = Parameters(_size(arguments.frozen), _size(arguments.state.trainable))
     taken = _bytes_of(arguments)
     start = time.monotonic()
@@ -202,7 +202,7 @@ def measure_memory(subject: Subject) -> tuple[Footprint, Parameters]:
     taken, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     peak = taken + temporaries + results + memory.generated_code_size_in_bytes
-    limit = memory_limit(subject.devices)
+    limit = memory_limit(scenario.devices)
     fits = limit is None or peak <= limit
     return Footprint(fits, taken, temporaries, peak, seconds), parameters
 
@@ -231,23 +231,23 @@ def _needed(message: str, arguments: int) -> int | None:
 # --- Work ------------------------------------------------------------------------------------
 
 
-def measure_work(subject: Subject) -> Work | None:
+def measure_work(scenario: Scenario) -> Work | None:
     """Counts what the step does; None if even a few of its layers do not fit.
 
     XLA counts a loop's body once whatever its trips: so layers are unrolled, and one micro-batch
     stands for all. Layers in the middle are alike: two depths give the share of one, and so all.
     """
-    options = subject.config.train
-    platform = subject.devices[0].platform
-    one = subject.changed(
+    options = scenario.config.train
+    platform = scenario.devices[0].platform
+    one = scenario.changed(
         {
-            "train.remat": resolve_remat(subject.config, platform),
+            "train.remat": resolve_remat(scenario.config, platform),
             "train.scan_layers": False,
             "train.accumulation": 1,
             "train.batch_size": options.batch_size // options.accumulation,
         }
     )
-    shallow, deeper = depths(subject.model)
+    shallow, deeper = depths(scenario.model)
     try:
         base = count_work(dataclasses.replace(one, model=shallow))
         flops, bytes_moved = base
@@ -289,8 +289,8 @@ def depths(model: ModelConfig) -> tuple[ModelConfig, list[tuple[ModelConfig, int
     return causal(2), [(causal(3), model.n_layers - 2)]
 
 
-def count_work(subject: Subject) -> Work:
+def count_work(scenario: Scenario) -> Work:
     """What XLA counts in the compiled step, on all devices together; loops count once."""
-    cost = lower_step(subject, loops=False)[0].compile().cost_analysis()
-    devices = len(subject.layout.devices)
+    cost = lower_step(scenario, loops=False)[0].compile().cost_analysis()
+    devices = len(scenario.layout.devices)
     return Work(cost["flops"] * devices, cost["bytes accessed"] * devices)

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from softprompt_jax.planning.advice import BatchSize, Change
-from softprompt_jax.planning.compiling import Footprint, Parameters, Subject, Work
+from softprompt_jax.planning.compiling import Footprint, Parameters, Scenario, Work
 from softprompt_jax.training.chips import chip_of
 from softprompt_jax.training.flops import run_step_flops
 from softprompt_jax.training.setup import resolve_dtype, resolve_remat, resolve_scan
@@ -15,7 +15,7 @@ class Plan:
     """What was found.
 
     Attributes:
-        subject: what was planned.
+        scenario: what was planned.
         topology: as it was asked for; None: the devices of this machine.
         parameters: their numbers.
         footprint: memory of a device.
@@ -24,7 +24,7 @@ class Plan:
         changes: what was tried where the step does not fit.
     """
 
-    subject: Subject
+    scenario: Scenario
     topology: str | None
     parameters: Parameters
     footprint: Footprint
@@ -35,11 +35,11 @@ class Plan:
 
 def to_object(plan: Plan) -> dict[str, Any]:
     """The plan as one JSON object; bytes are of one device, FLOPs and bytes moved of all."""
-    subject, footprint, work = plan.subject, plan.footprint, plan.work
-    config, layout = subject.config, subject.layout
+    scenario, footprint, work = plan.scenario, plan.footprint, plan.work
+    config, layout = scenario.config, scenario.layout
     options, platform = config.train, layout.platform
     chip = chip_of(layout.devices[0])
-    least = run_step_flops(config, subject.model, subject.shape)
+    least = run_step_flops(config, scenario.model, scenario.shape)
     values: dict[str, Any] = {
         "model": config.model.name,
         "method": options.method,
@@ -49,8 +49,8 @@ def to_object(plan: Plan) -> dict[str, Any]:
         "layout": "mesh" if layout.axis is None else "pmap",
         "batch_size": options.batch_size,
         "prompt_length": config.prompt.length,
-        "input_length": subject.shape.inputs,
-        "target_length": subject.shape.targets,
+        "input_length": scenario.shape.inputs,
+        "target_length": scenario.shape.targets,
         "dtype": resolve_dtype(config, platform),
         "remat": resolve_remat(config, platform),
         "scan_layers": resolve_scan(config),
@@ -99,7 +99,7 @@ def to_text(plan: Plan) -> str:
     scanned = "scanned" if values["scan_layers"] else "unrolled"
     lines = [
         f"{values['model']}, {values['method']}, on {where}: {values['devices']} x "
-        f"{values['device']}, {plan.subject.layout}",
+        f"{values['device']}, {plan.scenario.layout}",
         f"step: batch {values['batch_size']}, prompt {values['prompt_length']} + input "
         f"{values['input_length']}, target {values['target_length']}; {values['dtype']}, remat "
         f"{values['remat']}, layers {scanned}, accumulation {values['accumulation']}",

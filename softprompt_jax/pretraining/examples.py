@@ -5,7 +5,7 @@ import abc
 import numpy as np
 
 from softprompt_jax.data import Shape, TokenizedExamples
-from softprompt_jax.data.batches import Batch
+from softprompt_jax.data.batches import HostBatch
 from softprompt_jax.errors import UserError
 from softprompt_jax.pretraining import span_corruption
 from softprompt_jax.pretraining.config import CorpusOptions
@@ -23,7 +23,7 @@ class Objective(abc.ABC):
     shapes: tuple[Shape, ...]
 
     @abc.abstractmethod
-    def batch(self, texts: np.ndarray, generator: np.random.Generator) -> Batch:
+    def batch(self, texts: np.ndarray, generator: np.random.Generator) -> HostBatch:
         """Examples of one of the shapes.
 
         Args:
@@ -61,7 +61,7 @@ class SpanCorruption(Objective):
             ) from None
         self.shapes = (Shape(example["inputs"].shape[1], example["targets"].shape[1]),)
 
-    def batch(self, texts: np.ndarray, generator: np.random.Generator) -> Batch:
+    def batch(self, texts: np.ndarray, generator: np.random.Generator) -> HostBatch:
         """Texts with spans taken out, and what was taken out."""
         mask = span_corruption.random_spans_noise_mask(
             self.length, generator, *self._noise, rows=len(texts)
@@ -88,7 +88,7 @@ class PrefixLM(Objective):
             self._cuts = [self.length * part // parts for part in range(1, parts)]
             self.shapes = tuple(Shape(cut + 1, self.length - cut + 1) for cut in self._cuts)
 
-    def batch(self, texts: np.ndarray, generator: np.random.Generator) -> Batch:
+    def batch(self, texts: np.ndarray, generator: np.random.Generator) -> HostBatch:
         """Texts that are all cut at one place, or each at its own."""
         if self._cuts is None:
             inputs, targets, input_lengths, target_lengths = span_corruption.prefix_lm(
@@ -111,7 +111,7 @@ def _batch(
     targets: np.ndarray,
     input_mask: np.ndarray | None = None,
     target_mask: np.ndarray | None = None,
-) -> Batch:
+) -> HostBatch:
     return {
         "inputs": inputs.astype(np.int32),
         "input_mask": np.ones(inputs.shape, bool) if input_mask is None else input_mask,
@@ -165,9 +165,9 @@ class CorpusStream:
         self._batch_size, self._seed = batch_size, seed
         self._own = np.arange(batch_size) if own is None else own
         self._starts: tuple[int, np.ndarray] | None = None
-        self._made: tuple[int, Batch] | None = None
+        self._made: tuple[int, HostBatch] | None = None
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> HostBatch:
         batch = self._batch(self.position)
         self.position += 1
         return {name: rows[self._own] for name, rows in batch.items()}
@@ -178,7 +178,7 @@ class CorpusStream:
         masks = batch["input_mask"], batch["target_mask"]
         return sum(int(mask.sum()) for mask in masks), sum(mask.size for mask in masks)
 
-    def _batch(self, position: int) -> Batch:
+    def _batch(self, position: int) -> HostBatch:
         if self._made is None or self._made[0] != position:
             first = position * self._batch_size
             places = [self._start_of(first + row) for row in range(self._batch_size)]

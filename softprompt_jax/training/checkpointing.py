@@ -64,7 +64,7 @@ class Checkpoints:
         """The newest checkpoint.
 
         Args:
-            like: a state of the same shapes, types and placement.
+            like: a state of the same shapes, types and placement, or what `released` left of one.
 
         Raises:
             UserError: the checkpoint is of another kind of run, or damaged.
@@ -106,6 +106,21 @@ class Checkpoints:
         """Waits for what is being written, unless it was given up."""
         if not self._abandoned:
             self._checkpointer.close()
+
+
+def released(state: TrainState) -> TrainState:
+    """Gives up a state's memory, so that a checkpoint can be read in its place.
+
+    Returns:
+        Its shapes, types and placement.
+    """
+
+    def released_leaf(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+        kept = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+        leaf.delete()
+        return kept
+
+    return jax.tree.map(released_leaf, state)
 
 
 def _by_path(state: TrainState) -> dict[str, Any]:

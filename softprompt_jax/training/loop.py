@@ -12,12 +12,12 @@ from flax import nnx
 
 from softprompt_jax.config import BaseConfig
 from softprompt_jax.data import Shape
-from softprompt_jax.data.batches import Batch
+from softprompt_jax.data.batches import HostBatch
 from softprompt_jax.models import LanguageModel, resolve_model
 from softprompt_jax.prompts import PromptedModel
 from softprompt_jax.prompts.prompt_folders import load_prompts
 from softprompt_jax.training import partition, processes
-from softprompt_jax.training.checkpointing import Checkpoints
+from softprompt_jax.training.checkpointing import Checkpoints, released
 from softprompt_jax.training.interrupt import Interrupt
 from softprompt_jax.training.logging import RunLog
 from softprompt_jax.training.parallel import Layout
@@ -42,7 +42,7 @@ class Stream(Protocol):
         """Real tokens of the whole batch at a position, and tokens with padding."""
         ...
 
-    def __next__(self) -> Batch: ...
+    def __next__(self) -> HostBatch: ...
 
 
 class Subject(Protocol):
@@ -120,7 +120,7 @@ def run(
     checkpoints = Checkpoints(workdir.path / "checkpoints")
     progress, step = Progress(), 0
     if checkpoints.latest_step is not None:
-        state, saved = checkpoints.restore(state)
+        state, saved = checkpoints.restore(released(state))
         progress = Progress.restored(saved, model.fingerprint, data_fingerprint, workdir.path)
         step = int(state.step)
     progress.model_fingerprint = model.fingerprint
@@ -135,6 +135,9 @@ def run(
     log.say(subject.describe())
     if step:
         log.say(f"Resuming after step {step}.")
+        missed = [n for n in options.keep_steps if n <= step and not workdir.kept(n).is_dir()]
+        if missed:
+            log.say(f"Too late to keep what it was after step {', '.join(map(str, missed))}.")
 
     evaluated: dict[int, Mapping[str, float]] = {}
 
@@ -157,7 +160,7 @@ def run(
 
     def keep_if_asked() -> None:
         if step in options.keep_steps:
-            keep(workdir.path / "kept" / str(step), step, evaluated.get(step, {}))
+            keep(workdir.kept(step), step, evaluated.get(step, {}))
 
     def save_checkpoint() -> None:
         progress.seconds = seconds_before + time.monotonic() - started

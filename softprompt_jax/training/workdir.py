@@ -269,6 +269,10 @@ class Workdir:
         """Folder of the best prompt, or with model tuning of the best model."""
         return self.path / "best"
 
+    def kept(self, step: int) -> Path:
+        """Folder of what `train.keep_steps` keeps of a step."""
+        return self.path / "kept" / str(step)
+
     def result(self) -> TrainResult | None:
         """The result of a run that already took all the steps that are asked for."""
         path = self.path / "result.json"

@@ -9,7 +9,7 @@ from softprompt_jax.data.buckets import Shape
 from softprompt_jax.models.known_shapes import model_config
 from softprompt_jax.planning import advice
 from softprompt_jax.planning.advice import largest_batch, try_changes
-from softprompt_jax.planning.compiling import Footprint, Parameters, Subject
+from softprompt_jax.planning.compiling import Footprint, Parameters, Scenario
 
 GIB = 2**30
 
@@ -22,12 +22,12 @@ class Compiler:
         self.gain = {"none": 1, "attention": 1, "dots": 1, "full": 1} | (remat_gain or {})
         self.asked = []
 
-    def measure(self, subject):
-        options = subject.config.train
+    def measure(self, scenario):
+        options = scenario.config.train
         self.asked.append(options.batch_size)
         remat = "none" if options.remat == "auto" else options.remat
-        weights = self.weights // (1 if subject.layout.axis else len(subject.devices))
-        rows = options.batch_size / options.accumulation / subject.layout.shards
+        weights = self.weights // (1 if scenario.layout.axis else len(scenario.devices))
+        rows = options.batch_size / options.accumulation / scenario.layout.shards
         peak = int(weights + rows * self.per_row * self.gain[remat])
         fits = peak <= 15.75 * GIB
         known = fits or self.tells
@@ -42,8 +42,8 @@ def plan_with(tmp_path, monkeypatch):
         monkeypatch.setattr(advice, "memory_limit", lambda devices: 16 * GIB)
         config = shape_config(tmp_path, parallel=parallel or ParallelOptions(), **train)
         model = model_config(config.model.name)
-        subject = Subject(config, model, Shape(8, 2), tuple(jax.devices("cpu")[:devices]))
-        return subject, compiler.measure(subject)[0]
+        scenario = Scenario(config, model, Shape(8, 2), tuple(jax.devices("cpu")[:devices]))
+        return scenario, compiler.measure(scenario)[0]
 
     return prepare
 
@@ -73,8 +73,8 @@ def test_a_silent_compiler_is_asked_more_often(plan_with):
 
 def test_batches_are_what_devices_and_micro_batches_share(plan_with):
     compiler = Compiler(2 * GIB, GIB)
-    subject, first = plan_with(compiler, devices=4, batch_size=64, accumulation=2)
-    found = largest_batch(subject, first, lambda what: None)
+    scenario, first = plan_with(compiler, devices=4, batch_size=64, accumulation=2)
+    found = largest_batch(scenario, first, lambda what: None)
     assert found == (104, 112)
     assert all(asked % 8 == 0 for asked in compiler.asked)
 
@@ -104,16 +104,16 @@ def test_remat_and_accumulation_are_tried(plan_with):
 
 def test_only_a_mesh_helps_weights_that_are_too_large(plan_with):
     compiler = Compiler(32 * GIB, GIB)
-    subject, first = plan_with(compiler, devices=4, batch_size=16)
-    assert options(try_changes(subject, first, lambda what: None)) == [
+    scenario, first = plan_with(compiler, devices=4, batch_size=16)
+    assert options(try_changes(scenario, first, lambda what: None)) == [
         ("--parallel.layout mesh", True)
     ]
 
 
 def test_changes_are_combined_where_none_is_enough(plan_with):
     compiler = Compiler(32 * GIB, 2 * GIB, {"full": 0.5})
-    subject, first = plan_with(compiler, devices=4, batch_size=64)
-    changes = options(try_changes(subject, first, lambda what: None))
+    scenario, first = plan_with(compiler, devices=4, batch_size=64)
+    changes = options(try_changes(scenario, first, lambda what: None))
     assert changes[-1] == (
         "--parallel.layout mesh --train.remat full --train.accumulation 4",
         True,

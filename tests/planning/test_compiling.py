@@ -12,7 +12,7 @@ from softprompt_jax.planning import compiling
 from softprompt_jax.planning.compiling import (
     Footprint,
     Parameters,
-    Subject,
+    Scenario,
     count_work,
     measure_memory,
     measure_work,
@@ -24,14 +24,14 @@ from softprompt_jax.training.tuning import TaskSubject
 SHAPE = Shape(40, 4)
 
 
-def subject(folder, family="t5", parallel=None, **train):
+def scenario(folder, family="t5", parallel=None, **train):
     config = shape_config(folder, family, parallel, **train)
-    return Subject(config, model_config(config.model.name), SHAPE, tuple(jax.devices("cpu")))
+    return Scenario(config, model_config(config.model.name), SHAPE, tuple(jax.devices("cpu")))
 
 
-def weights_of(subject, layers):
+def weights_of(scenario, layers):
     """Bytes in float32, by hand; a T5 with gates and a head of its own."""
-    raw = subject.model
+    raw = scenario.model
     projections = 4 * raw.d_model * raw.n_heads * raw.head_width
     encoder = projections + 3 * raw.d_model * raw.d_ff + 2 * raw.d_model
     decoder = encoder + projections + raw.d_model
@@ -40,7 +40,7 @@ def weights_of(subject, layers):
 
 
 def test_arguments_are_weights_state_and_rows(tmp_path):
-    planned = subject(tmp_path)
+    planned = scenario(tmp_path)
     footprint, parameters = measure_memory(planned)
     weights = weights_of(planned, (2, 2))
     assert parameters.frozen * 4 == weights
@@ -57,8 +57,8 @@ def test_arguments_are_weights_state_and_rows(tmp_path):
 
 
 def test_a_mesh_shares_the_weights_out(tmp_path):
-    whole = measure_memory(subject(tmp_path))[0].arguments
-    mesh = subject(tmp_path, parallel=ParallelOptions(layout="mesh", fsdp=8))
+    whole = measure_memory(scenario(tmp_path))[0].arguments
+    mesh = scenario(tmp_path, parallel=ParallelOptions(layout="mesh", fsdp=8))
     shared = measure_memory(mesh)[0].arguments
     assert shared < whole / 7
 
@@ -66,7 +66,7 @@ def test_a_mesh_shares_the_weights_out(tmp_path):
 @pytest.mark.slow
 def test_recomputing_layers_takes_less_memory(tmp_path):
     def temporaries(remat):
-        return measure_memory(subject(tmp_path, batch_size=32, remat=remat))[0].temporaries
+        return measure_memory(scenario(tmp_path, batch_size=32, remat=remat))[0].temporaries
 
     assert temporaries("full") < temporaries("none") / 1.5
 
@@ -77,7 +77,7 @@ def test_recomputing_layers_takes_less_memory(tmp_path):
     [("t5", {"n_layers": 4, "n_decoder_layers": 3}), ("llama", {"n_layers": 5})],
 )
 def test_work_of_a_few_layers_stands_for_all(tmp_path, family, layers):
-    planned = subject(tmp_path, family, remat="none")
+    planned = scenario(tmp_path, family, remat="none")
     if family == "llama":
         layers["windows"] = (None,) * layers["n_layers"]
     model = dataclasses.replace(planned.model, **layers)
@@ -94,7 +94,7 @@ def test_work_of_a_few_layers_stands_for_all(tmp_path, family, layers):
     ("remat", "least", "most"), [("none", 1.0, 1.06), ("dots", 1.0, 1.2), ("full", 1.25, 1.45)]
 )
 def test_work_over_the_minimum(tmp_path, remat, least, most):
-    planned = subject(tmp_path, "llama", remat=remat)
+    planned = scenario(tmp_path, "llama", remat=remat)
     work = measure_work(planned)
     assert work is not None
     assert least <= work.flops / step_flops(planned.model, SHAPE, 8, 24) <= most
@@ -107,7 +107,7 @@ def test_work_over_the_minimum(tmp_path, remat, least, most):
     [("t5", 1.2), ("llama", 1.5)],
 )
 def test_work_of_a_prefix_over_its_minimum(tmp_path, family, most):
-    planned = subject(tmp_path, family, remat="none")
+    planned = scenario(tmp_path, family, remat="none")
     planned = planned.changed({"prompt.parameterization": "prefix"})
     work = measure_work(planned)
     assert work is not None
@@ -116,7 +116,7 @@ def test_work_of_a_prefix_over_its_minimum(tmp_path, family, most):
 
 @pytest.mark.parametrize("parameterization", ["plain", "prefix"])
 def test_the_plan_counts_the_minimum_as_the_log_does(tmp_path, parameterization):
-    planned = subject(tmp_path).changed({"prompt.parameterization": parameterization})
+    planned = scenario(tmp_path).changed({"prompt.parameterization": parameterization})
     footprint = Footprint(True, 1, 1, 1, 1.0)
     found = to_object(Plan(planned, None, Parameters(1, 1), footprint, None, None, []))
     of_the_log: Any = TaskSubject(planned.config, planned.model, [], [], None, None)  # type: ignore
@@ -128,8 +128,8 @@ def test_the_plan_counts_the_minimum_as_the_log_does(tmp_path, parameterization)
 
 @pytest.mark.slow
 def test_micro_batches_all_count(tmp_path):
-    whole = measure_work(subject(tmp_path, remat="none"))
-    parts = measure_work(subject(tmp_path, remat="none", accumulation=4))
+    whole = measure_work(scenario(tmp_path, remat="none"))
+    parts = measure_work(scenario(tmp_path, remat="none", accumulation=4))
     assert whole is not None
     assert parts is not None
     assert parts.flops == pytest.approx(whole.flops, rel=0.02)
@@ -138,10 +138,10 @@ def test_micro_batches_all_count(tmp_path):
 
 @pytest.mark.slow
 def test_work_of_several_devices_is_that_of_one(tmp_path):
-    one = measure_work(subject(tmp_path, remat="none"))
+    one = measure_work(scenario(tmp_path, remat="none"))
     assert one is not None
     for parallel in (ParallelOptions(devices=4), ParallelOptions(layout="mesh", data=2, fsdp=4)):
-        several = measure_work(subject(tmp_path, parallel=parallel, remat="none"))
+        several = measure_work(scenario(tmp_path, parallel=parallel, remat="none"))
         assert several is not None
         assert several.flops == pytest.approx(one.flops, rel=0.05)
 

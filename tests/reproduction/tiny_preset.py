@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from safetensors.numpy import load_file
 from small_runs import sentiment_rows, small_config, write_rows
 from tiny_models import make_tiny
 
@@ -50,3 +51,8 @@ def tiny_preset(folder: Path, tasks: int = 1, **changes: Any) -> Preset:
         shots=2,
     )
     return dataclasses.replace(preset, **changes)
+
+
+def number_of_weights(model: Path) -> int:
+    """As its file has them."""
+    return sum(values.size for values in load_file(model / "model.safetensors").values())

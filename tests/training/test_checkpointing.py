@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from softprompt_jax.errors import UserError
-from softprompt_jax.training.checkpointing import KEPT, Checkpoints
+from softprompt_jax.training.checkpointing import KEPT, Checkpoints, released
 from softprompt_jax.training.step import TrainState
 
 LOOP = {"best_value": 0.5, "best_metrics": {"validation/accuracy": 0.5}, "best_step": None}
@@ -67,6 +67,17 @@ def test_the_newest_comes_back_bit_by_bit(tmp_path, checkpoints):
     same(state, make_state(7.0))
     assert loop_state == LOOP
     assert len(list((tmp_path / "checkpoints").iterdir())) == KEPT
+
+
+def test_a_state_gives_up_its_memory_for_the_one_that_is_read(tmp_path):
+    save(tmp_path / "checkpoints", 3)
+    state = make_state(0.0)
+    left = released(state)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    restored, _ = checkpoints.restore(left)
+    checkpoints.close()
+    same(restored, make_state(3.0))
 
 
 def test_a_step_may_be_saved_twice(tmp_path):
