@@ -83,7 +83,8 @@ def main(arguments: Sequence[str]) -> int:
     if rest and given.what != "waywardness":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     given.rest = rest
-    check_least(given, **{name: 1 for name in ("k", "top", "examples", "most") if name in given})
+    least = {"k": 1, "top": 1, "examples": 1, "most": 1, "seed": 0}
+    check_least(given, **{name: value for name, value in least.items() if name in given})
     for name in ("json", "png", "output"):
         if getattr(given, name, None) is not None:
             _check_free(name, Path(getattr(given, name)))
@@ -190,6 +191,7 @@ def _trajectory(given: Any) -> None:
     for point in kept:
         prompt = SoftPrompt(jnp.asarray(point.vectors), {"model": config.model.name})
         prompt.check_fits(files.config, files.name)
+    trajectory.check_start(config, files.config)
     model = files.load(_dtype(given))
     points = [trajectory.start_point(config, model), *(p for p in kept if p.step > 0)]
     vocabulary = Vocabulary.of(model, not given.no_special)
@@ -215,7 +217,7 @@ def _retrieve(given: Any) -> None:
     rows = [["source", "task", "similarity"]]
     for match in matches:
         task = sources[match.name].card.get("task")
-        rows.append([match.name, "-" if task is None else str(task), f"{match.similarity:.4f}"])
+        rows.append([match.name, reports.or_dash(task), f"{match.similarity:.4f}"])
     prompt = sources[matches[0].name]
     if given.top > 1:
         prompt = transfer.combine_matches(matches[: given.top], sources, given.measure)
@@ -239,12 +241,13 @@ def _combine(given: Any) -> None:
     rows = [["prompt", "task", "weight"]]
     for part in prompt.card["combined_from"]:
         task = part["task"]
-        rows.append([part["prompt"], "-" if task is None else task, f"{part['weight']:.4f}"])
+        rows.append([part["prompt"], reports.or_dash(task), f"{part['weight']:.4f}"])
     print("\n".join(reports.table(rows, left=2)))
     _save(prompt, given.output)
 
 
 def _recycle(given: Any) -> None:
+    transfer.check_ridge(given.ridge)
     prompt = read_prompt(given.prompt)
     name = given.model if given.model is not None else common_fact({"it": prompt}, "model")
     files, target_files = resolve_model(name), resolve_model(given.to)

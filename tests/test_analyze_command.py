@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ from small_runs import small_config
 from tiny_models import WORDS, make_tiny
 
 import softprompt_jax as sp
+from softprompt_jax.config import RunConfig
 from softprompt_jax.models.loading import ModelFiles
 from softprompt_jax.prompts import SoftPrompt
 
@@ -218,6 +220,12 @@ MISTAKES = {
         ["recycle", "--prompt", "narrow/p", "--model", "t5", "--to", "other", "--output", "x"],
         "The prompt is 16 wide",
     ),
+    "negative_seed": (["neighbours", "--prompts", "run/best", "--seed", "-1"], "--seed is -1"),
+    "start_that_is_gone": (["trajectory", "--run", "moved"], "There is no file"),
+    "negative_ridge": (
+        ["recycle", "--prompt", "run/best", "--to", "other", "--ridge", "-1", "--output", "x"],
+        "The ridge term is -1.0",
+    ),
     "recycle_without_a_model": (
         ["recycle", "--prompt", "bare", "--to", "other", "--output", "x"],
         "give it with --model",
@@ -229,6 +237,10 @@ MISTAKES = {
 def mistakes(folder):
     SoftPrompt(np.ones((2, 32), np.float32)).save(folder / "bare")
     make_tiny(folder / "wide", "t5", d_model=40, num_layers=1)
+    shutil.copytree(folder / "run", folder / "moved")
+    config = RunConfig.from_json((folder / "moved" / "config.json").read_text())
+    gone = config.replaced({"task.train_file": "gone.jsonl"})
+    (folder / "moved" / "config.json").write_text(gone.to_json())
     return folder
 
 

@@ -63,7 +63,7 @@ def test_the_package_runs_a_command(monkeypatch, capsys):
         (
             ["inspect_task", "--config", "a.py", "--config=b.py"],
             2,
-            "error: --config was given 2 times: a.py, b.py; give it once.",
+            "error: --config was given 2 times (a.py, b.py); give it once.",
         ),
         (["inspect_task", "--help"], 0, "softprompt_jax.inspect_task"),
     ):

@@ -165,6 +165,8 @@ def main(arguments: list[str]) -> int:
         arguments[1] if len(arguments) > 1 else f"softprompt_jax/models/pretrained/{name}"
     )
     best = str(Path(lm_adaptation(name).workdir) / "best")
+    for told in ("README.md", "curve.jsonl", "corpus.json"):  # a model's folder has none of them
+        (folder / told).unlink(missing_ok=True)
     save_model(folder, load_model(best, dtype="bfloat16"))
     make_compact(folder / "tokenizer.json")
     shipped = load_model(str(folder))  # what is measured is what is shipped

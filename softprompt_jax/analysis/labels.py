@@ -78,17 +78,21 @@ def describe(
         pieces = label_pieces(labels[name], vocabulary.tokenizer, vocabulary.config)
         starts = label_vectors(pieces, vocabulary)
         places = ranks(np.asarray(prompt.vectors), starts, vocabulary)
-        started = prompt.card.get("init") == "class_labels"
+        starters: Sequence[str] = ()
+        if prompt.card.get("init") == "class_labels":
+            # The card lists them, but those of tasks that are started by other words than they say.
+            starters = prompt.card.get("labels") or labels[name]
+        starters = list(starters)[: prompt.length]
         found = []
         for i, label in enumerate(labels[name]):
             best = int(places[:, i].argmin())
-            own = int(places[i, i]) if started and i < prompt.length else None
+            own = starters.index(label) if label in starters else None
             found.append(
                 {
                     "label": label,
                     "pieces": vocabulary.texts(pieces[i]),
-                    "own_position": None if own is None else i,
-                    "own_rank": own,
+                    "own_position": own,
+                    "own_rank": None if own is None else int(places[own, i]),
                     "best_position": best,
                     "best_rank": int(places[best, i]),
                     "near_positions": np.flatnonzero(places[:, i] <= k).tolist(),

@@ -137,8 +137,8 @@ def labels(report: Mapping[str, Any]) -> list[str]:
                 [
                     label["label"],
                     "|".join(map(shown, label["pieces"])),
-                    _or_dash(label["own_position"]),
-                    _or_dash(label["own_rank"]),
+                    or_dash(label["own_position"]),
+                    or_dash(label["own_rank"]),
                     str(label["best_rank"]),
                     str(label["best_position"]),
                     f"{len(near)} of {prompt['length']}",
@@ -170,8 +170,8 @@ def similarity(report: Mapping[str, Any]) -> list[str]:
         rows.append(
             [
                 f"{i + 1} {name}",
-                _or_dash(prompt["task"]),
-                _or_dash(prompt["init"]),
+                or_dash(prompt["task"]),
+                or_dash(prompt["init"]),
                 str(prompt["length"]),
                 f"{prompt['mean_vector_norm']:.2f}",
             ]
@@ -277,5 +277,6 @@ def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _or_dash(value: Any) -> str:
+def or_dash(value: Any) -> str:
+    """A value as a table has it; a dash where there is none."""
     return "-" if value is None else str(value)

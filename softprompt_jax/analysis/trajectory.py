@@ -15,8 +15,10 @@ from softprompt_jax.analysis.vocabulary import Vocabulary, unit
 from softprompt_jax.config import RunConfig
 from softprompt_jax.errors import UserError
 from softprompt_jax.models import LanguageModel
+from softprompt_jax.models.families import ModelConfig
 from softprompt_jax.prompts import SoftPrompt
-from softprompt_jax.training.setup import initial_vectors, tasks_from_options
+from softprompt_jax.tasks import Task
+from softprompt_jax.training.setup import check_prompt, initial_vectors, tasks_from_options
 
 _PROMPT_LEAF = re.compile(r"trainable\.prompt(\.\w+)?")
 
@@ -62,15 +64,27 @@ def read_config(run: Path) -> RunConfig:
     return config
 
 
+def check_start(config: RunConfig, model: ModelConfig) -> None:
+    """Finds what `start_point` cannot make again, before weights are read.
+
+    Raises:
+        UserError: as `start_point`.
+    """
+    check_prompt(config, model, _tasks(config))
+
+
 def start_point(config: RunConfig, model: LanguageModel) -> Point:
     """Where the run started: no run keeps it, but its config and seed give it again.
 
     Raises:
         UserError: what it started from (data with the labels, a prompt's file) is not there.
     """
-    labelled = config.prompt.init == "class_labels"
-    tasks = tasks_from_options(config.task) if labelled else []
-    return Point(0, "start", np.asarray(initial_vectors(config, model, tasks)))
+    return Point(0, "start", np.asarray(initial_vectors(config, model, _tasks(config))))
+
+
+def _tasks(config: RunConfig) -> list[Task]:
+    """Those whose labels it may have started from."""
+    return tasks_from_options(config.task) if config.prompt.init == "class_labels" else []
 
 
 def kept_points(run: Path) -> list[Point]:

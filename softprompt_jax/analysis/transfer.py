@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from softprompt_jax.analysis.similarity import MEASURES, check_comparable
 from softprompt_jax.analysis.vocabulary import Vocabulary, unit
 from softprompt_jax.errors import UserError
-from softprompt_jax.prompts.soft_prompt import TENSOR_FILE, SoftPrompt
+from softprompt_jax.prompts.soft_prompt import AS_TRAINED, TENSOR_FILE, SoftPrompt
 from softprompt_jax.prompts.unfolded_prompt import load_prompt
 
 RIDGE = 1e-3
@@ -135,8 +135,8 @@ def combine(
         weights: of each, taken as they are; None: equal ones that sum to 1, which is the mean.
 
     Returns:
-        A prompt whose card names its parts and their weights, and of model, task and labels what
-        they agree on. It has no metrics: it was not evaluated.
+        A prompt whose card names its parts and their weights, and of model, task, labels and
+        prefixes what they agree on. It has no metrics: it was not evaluated.
 
     Raises:
         UserError: there are no prompts, they do not fit each other, or as many finite weights are
@@ -169,7 +169,7 @@ def combine(
     cards = [prompt.card for prompt in prompts.values()]
     card: dict[str, Any] = {
         fact: cards[0][fact]
-        for fact in ("model", "model_fingerprint", "task", "labels")
+        for fact in ("model", "model_fingerprint", "task", "labels", *AS_TRAINED)
         if fact in cards[0] and all(card.get(fact) == cards[0][fact] for card in cards)
     }
     card["init"] = "combined"
@@ -263,6 +263,12 @@ def shared_tokens(source: Vocabulary, target: Vocabulary, most: int | None = Non
     return SharedTokens(both[:, 0], both[:, 1])
 
 
+def check_ridge(ridge: float | None) -> None:
+    """Refuses a weight of the ridge term that is negative or not finite."""
+    if ridge is not None and not (ridge >= 0 and math.isfinite(ridge)):
+        raise UserError(f"The ridge term is {ridge}; it must be 0 or a positive number.")
+
+
 def fit_map(
     source: Vocabulary, target: Vocabulary, shared: SharedTokens, ridge: float | None = None
 ) -> RecyclingMap:
@@ -284,8 +290,7 @@ def fit_map(
         Lester et al. 2022, "Reducing Retraining by Recycling Parameter-Efficient Prompts", the
         linear vocabulary-to-vocabulary recycler (which has no ridge term).
     """
-    if ridge is not None and not (ridge >= 0 and math.isfinite(ridge)):
-        raise UserError(f"The ridge term is {ridge}; it must be 0 or a positive number.")
+    check_ridge(ridge)
     count = len(shared.source)
     held = np.arange(count) % _HELD_OUT == _HELD_OUT - 1
     rest = _moments(source, target, _select(shared, ~held))
@@ -353,7 +358,8 @@ def recycle(
             "held_out_cosine": fitted.held_out_cosine,
         },
     }
-    card |= {fact: prompt.card[fact] for fact in ("task", "labels") if fact in prompt.card}
+    kept = ("task", "labels", *AS_TRAINED)
+    card |= {fact: prompt.card[fact] for fact in kept if fact in prompt.card}
     return SoftPrompt(_finite(vectors), card)
 
 

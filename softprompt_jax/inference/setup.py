@@ -6,7 +6,7 @@ What can be refused before the model's weights are read is refused here.
 import argparse
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,16 @@ from softprompt_jax.command_line import load_command_config
 from softprompt_jax.config import ModelOptions, ParallelOptions, RunConfig, TaskOptions
 from softprompt_jax.errors import UserError
 from softprompt_jax.exchange import read_any_prompt, read_prompt
+from softprompt_jax.files import expand_user
 from softprompt_jax.inference.predictor import Predictor
 from softprompt_jax.inference.prompt_bank import check_together
 from softprompt_jax.inference.serving_layout import serving_layout
 from softprompt_jax.models import LanguageModel, resolve_model
 from softprompt_jax.models.loading import ModelFiles
-from softprompt_jax.prompts.soft_prompt import SoftPrompt
+from softprompt_jax.prompts.soft_prompt import AS_TRAINED, SoftPrompt
 from softprompt_jax.prompts.unfolded_prompt import AnyTrainedPrompt
 from softprompt_jax.training.parallel import MESH_AXES, Layout
 from softprompt_jax.training.setup import resolve_dtype
-from softprompt_jax.training.workdir import AS_TRAINED
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -213,16 +213,32 @@ def task_options(
     options = load_command_config([*named, *rest]).task
     if asked is not None and "task.mixture" not in given:
         options = dataclasses.replace(options, mixture=())  # the recipe's, of which one was named
+    spelled = {option.replace("-", "_").replace("no_", "") for option in given}
     if "config" in given:
+        _check_as_trained(prompts, options, spelled)
         return options
     # As the prompts were trained, unless it is said otherwise.
-    spelled = {option.replace("-", "_").replace("no_", "") for option in given}
     cards = {
         option: _same_on_all(prompts, option, getattr(options, option))
         for option in AS_TRAINED
         if f"task.{option}" not in spelled
     }
     return dataclasses.replace(options, **cards)
+
+
+def _check_as_trained(
+    prompts: Mapping[str, AnyTrainedPrompt], options: TaskOptions, spelled: Collection[str]
+) -> None:
+    """Refuses a recipe that asks otherwise than the prompts were trained, and does not say so."""
+    for option in AS_TRAINED:
+        asked = getattr(options, option)
+        for name, prompt in prompts.items():
+            trained = prompt.card.get(option, asked)
+            if f"task.{option}" not in spelled and trained != asked:
+                raise UserError(
+                    f"Prompt {name} was trained with --task.{option} {trained!r}, but the recipe "
+                    f"has {asked!r}; give --task.{option}, whichever is meant."
+                )
 
 
 def _same_on_all(prompts: Mapping[str, AnyTrainedPrompt], option: str, default: Any) -> Any:
@@ -253,14 +269,14 @@ def parse_prompts(text: str, named: bool) -> dict[str, Path]:
     folders: dict[str, Path] = {}
     for part in text.split(","):
         name, equals, folder = (piece.strip() for piece in part.partition("="))
-        if not named and (not equals or Path(part.strip()).expanduser().exists()):
+        if not named and (not equals or expand_user(part.strip()).exists()):
             name = folder = part.strip()
         if not name or not folder:
             wanted = "NAME=FOLDER,NAME=FOLDER" if named else "FOLDER,FOLDER"
             raise UserError(f"--prompts has the part {part!r}; write it as {wanted}.")
         if name in folders:
             raise UserError(f"--prompts has {name!r} twice; give each prompt once.")
-        folders[name] = Path(folder).expanduser()
+        folders[name] = expand_user(folder)
     return folders
 
 
@@ -276,6 +292,18 @@ def labels_of(name: str, prompt: AnyTrainedPrompt) -> tuple[str, ...]:
             f"The card of prompt {name} has labels that are no list of texts; mend prompt.json."
         )
     return tuple(labels)
+
+
+def target_prefix_of(name: str, prompt: AnyTrainedPrompt) -> str:
+    """What a prompt was trained to say before an answer, by its card; its labels begin with it.
+
+    Raises:
+        UserError: it is no text.
+    """
+    prefix = prompt.card.get("target_prefix", "")
+    if not isinstance(prefix, str):
+        raise UserError(f"The card of prompt {name} has a target_prefix that is no text; mend it.")
+    return prefix
 
 
 def check_least(options: argparse.Namespace, **least: int) -> None:

@@ -2,7 +2,8 @@
 
 `flax.serialization.msgpack_restore` wants the whole file in memory and makes every array besides.
 The format is simple enough to walk: nested maps whose leaves are msgpack extensions of type 1,
-each a packed triple (shape, dtype name, raw bytes). Only where the bytes stand is kept.
+each a packed triple (shape, dtype name, raw bytes), or a map of its shape and of flat pieces where
+it has more than a gigabyte. Only where the bytes stand is kept.
 """
 
 import math
@@ -15,11 +16,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from softprompt_jax.errors import UserError
 from softprompt_jax.models.tensor_files import damaged
 
 _READ = mmap.ACCESS_READ
-_CHUNKED = "__msgpack_chunked_array__"  # how flax marks a tensor of more than 1 GB
+_CHUNKED = "__msgpack_chunked_array__"  # how flax marks a tensor in pieces
 _NDARRAY = 1  # flax.serialization._MsgpackExtType.ndarray
 _DTYPES = {
     "float16": np.dtype(np.float16),
@@ -34,9 +34,11 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class _Array:
+    """Where an array stands: the offset and the number of values of each of its pieces."""
+
     shape: tuple[int, ...]
     dtype: np.dtype
-    offset: int
+    pieces: tuple[tuple[int, int], ...]
 
 
 class FlaxSource:
@@ -51,11 +53,6 @@ class FlaxSource:
         try:
             with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=_READ) as data:
                 arrays = _Walk(data).arrays()
-        except NotImplementedError as error:
-            raise UserError(
-                f"{path} holds a tensor of more than 1 GB in pieces, which cannot be read; use the "
-                "model's safetensors files."
-            ) from error
         except (
             OSError,
             RecursionError,
@@ -82,11 +79,24 @@ class FlaxSource:
     def read(self, name: str, rows: slice = slice(None)) -> np.ndarray:
         """The tensor in torch's layout, or a range of its first axis."""
         array, transpose = self._arrays[name]
-        # Mapped anew for each read, as in SafetensorsSource.
-        values = np.memmap(self.path, array.dtype, "r", array.offset, array.shape)
-        if not array.shape:
-            return np.array(values)
-        return np.array(values.T[rows] if transpose else values[rows])
+        if transpose or not array.shape:
+            values = self._flat(array, 0, math.prod(array.shape)).reshape(array.shape)
+            return np.array(values.T[rows] if transpose else values)
+        first, last, _ = rows.indices(array.shape[0])
+        width = math.prod(array.shape[1:])
+        values = self._flat(array, first * width, max(first, last) * width)
+        return np.array(values.reshape(-1, *array.shape[1:]))
+
+    def _flat(self, array: _Array, first: int, last: int) -> np.ndarray:
+        """Values of an array in the order that they are stored in."""
+        parts, start = [], 0
+        for offset, count in array.pieces:
+            # Mapped anew for each read, as in SafetensorsSource.
+            if first < start + count and start < last:
+                piece = np.memmap(self.path, array.dtype, "r", offset, (count,))
+                parts.append(piece[max(first - start, 0) : last - start])
+            start += count
+        return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, array.dtype), *parts])
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -120,10 +130,11 @@ class _Walk:
     def _value(self, keys: tuple[str, ...], found: dict[tuple[str, ...], _Array]) -> None:
         byte = self._data[self._at]
         if byte & 0xF0 == 0x80 or byte in (0xDE, 0xDF):
-            for _ in range(self._length(byte, 0x80, 0x0F, {0xDE: ">H", 0xDF: ">I"})):
+            for _ in range(self._map_length()):
                 key = self._text()
                 if key == _CHUNKED:
-                    raise NotImplementedError(key)
+                    found[keys] = self._array_in_pieces()
+                    return
                 self._value((*keys, key), found)
             return
         if byte not in (0xC7, 0xC8, 0xC9):
@@ -137,6 +148,29 @@ class _Walk:
         if self._at != end or end > len(self._data):
             raise ValueError(f"array {'.'.join(keys)} does not end where it should")
 
+    def _array_in_pieces(self) -> _Array:
+        """What follows the key that marks it: true, the shape and the pieces, both with numbers."""
+        self._at += 1
+        sizes: dict[int, int] = {}
+        pieces: dict[tuple[str, ...], _Array] = {}
+        for _ in range(2):
+            if (key := self._text()) == "shape":
+                sizes = {int(self._text()): self._integer() for _ in range(self._map_length())}
+            elif key == "chunks":
+                self._value((), pieces)
+            else:
+                raise ValueError(f"an array in pieces has {key!r}")
+        shape = tuple(sizes[i] for i in range(len(sizes)))
+        in_order = [pieces[(str(i),)] for i in range(len(pieces))]
+        if sum(piece.pieces[0][1] for piece in in_order) != math.prod(shape):
+            raise ValueError(f"the pieces of an array do not make up its shape {shape}")
+        if len({piece.dtype for piece in in_order}) != 1:
+            raise ValueError("the pieces of an array are of several types, or missing")
+        return _Array(shape, in_order[0].dtype, tuple(piece.pieces[0] for piece in in_order))
+
+    def _map_length(self) -> int:
+        return self._length(self._data[self._at], 0x80, 0x0F, {0xDE: ">H", 0xDF: ">I"})
+
     def _array(self) -> _Array:
         if self._data[self._at] != 0x93:
             raise ValueError(f"no array at byte {self._at}")
@@ -148,7 +182,7 @@ class _Walk:
         if size != math.prod(shape) * dtype.itemsize:
             raise ValueError(f"array at byte {self._at} has {size} bytes for shape {shape}")
         offset, self._at = self._at, self._at + size
-        return _Array(shape, dtype, offset)
+        return _Array(shape, dtype, ((offset, math.prod(shape)),))
 
     def _text(self) -> str:
         formats = {0xD9: ">B", 0xDA: ">H", 0xDB: ">I", 0xC4: ">B"}

@@ -217,7 +217,17 @@ def raw_config(header: GGUFHeader) -> dict[str, Any]:
             f"{path} holds a model of architecture {architecture!r}, and of GGUF files only the "
             "llama architecture can be read; use the model's original folder or hub id."
         )
-    scaling = metadata.get("llama.rope.scaling.type", "none")
+
+    def need(key: str, default: float | None = None) -> Any:
+        value = metadata.get(f"llama.{key}", default)
+        if not isinstance(value, int | float):
+            raise UserError(f"{path} has no number under llama.{key}; use another file.")
+        return value
+
+    # As llama.cpp reads it, a factor without a type is linear, and had another name once.
+    factor = need("rope.scaling.factor", metadata.get("llama.rope.scale_linear", 1))
+    is_scaled = factor not in (0, 1)
+    scaling = metadata.get("llama.rope.scaling.type", "linear" if is_scaled else "none")
     if (
         metadata.get("llama.expert_count", 0)
         or scaling not in ("none", "linear")
@@ -228,15 +238,10 @@ def raw_config(header: GGUFHeader) -> dict[str, Any]:
             "the model's original folder or hub id."
         )
 
-    def need(key: str) -> Any:
-        if not isinstance(value := metadata.get(f"llama.{key}"), int | float):
-            raise UserError(f"{path} has no number under llama.{key}; use another file.")
-        return value
-
     hidden, heads = need("embedding_length"), need("attention.head_count")
     if heads < 1 or hidden < 1:
         raise UserError(f"{path} says {heads} heads of a width of {hidden}; use another file.")
-    head_dim = metadata.get("llama.attention.key_length", hidden // heads)
+    head_dim = need("attention.key_length", hidden // heads)
     if metadata.get("llama.rope.dimension_count", head_dim) != head_dim:
         raise UserError(
             f"{path} rotates only a part of each head, which is not supported; use another model."
@@ -244,6 +249,9 @@ def raw_config(header: GGUFHeader) -> dict[str, Any]:
     vocabulary = header.tensors.get("token_embd.weight")
     if vocabulary is None:
         raise UserError(f"{path} has no tensor token_embd.weight; fetch it again.")
+    # A chat model ends its turn by a token of its own.
+    named = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot"))
+    ends = list(dict.fromkeys(each for each in named if each in range(vocabulary.shape[0])))
     config = {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
@@ -252,7 +260,7 @@ def raw_config(header: GGUFHeader) -> dict[str, Any]:
         "intermediate_size": need("feed_forward_length"),
         "num_hidden_layers": need("block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": metadata.get("llama.attention.head_count_kv", heads),
+        "num_key_value_heads": need("attention.head_count_kv", heads),
         "head_dim": head_dim,
         "hidden_act": "silu",
         "rms_norm_eps": need("attention.layer_norm_rms_epsilon"),
@@ -262,11 +270,10 @@ def raw_config(header: GGUFHeader) -> dict[str, Any]:
         "mlp_bias": "blk.0.ffn_gate.bias" in header.tensors,
         "tie_word_embeddings": "output.weight" not in header.tensors,
         "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": metadata.get("tokenizer.ggml.eos_token_id"),
+        "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
         "pad_token_id": metadata.get("tokenizer.ggml.padding_token_id"),
     }
-    if scaling == "linear":
-        factor = need("rope.scaling.factor")
+    if scaling == "linear" and is_scaled:
         config["rope_scaling"] = {"rope_type": "linear", "factor": factor}
     return config
 

@@ -72,6 +72,10 @@ def build_tokenizer(metadata: dict[str, Any], path: Path) -> Any:
         for key, value in metadata.items()
         if key.startswith("tokenizer.ggml.")
     }
+    # Some files name special tokens that they do not have, which llama.cpp passes over as well.
+    for key in [key for key in facts if key.endswith("_token_id")]:
+        if facts[key] not in range(len(facts.get("tokens", ()))):
+            del facts[key]
     kind = facts.get("model")
     if kind == "gpt2" and "tokens" in facts and "merges" in facts:
         tokenizer = _byte_level(facts, path)

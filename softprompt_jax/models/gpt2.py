@@ -33,7 +33,7 @@ from softprompt_jax.models.layers import (
     check_activation,
     normal_param,
 )
-from softprompt_jax.models.raw_config import check_model_type, need, padding_id, token_ids
+from softprompt_jax.models.raw_config import check_model_type, epsilon, padding_id, size, token_ids
 
 _INITIAL_STD = 0.02
 
@@ -91,17 +91,17 @@ class GPT2Config:
                     f"The model's config.json sets {flag} to {raw[flag]}, which is not supported: "
                     "choose another model."
                 )
-        vocab_size, width = need(raw, "vocab_size"), need(raw, "n_embd")
+        vocab_size, width = size(raw, "vocab_size"), size(raw, "n_embd")
         eos_ids = token_ids(raw.get("eos_token_id", 50256))
         return cls(
             vocab_size=vocab_size,
             d_model=width,
-            n_layers=need(raw, "n_layer"),
-            n_heads=need(raw, "n_head"),
-            d_ff=raw.get("n_inner") or 4 * width,
-            max_positions=need(raw, "n_positions"),
+            n_layers=size(raw, "n_layer"),
+            n_heads=size(raw, "n_head"),
+            d_ff=size(raw, "n_inner", 4 * width),
+            max_positions=size(raw, "n_positions"),
             activation=check_activation(raw.get("activation_function", "gelu_new")),
-            epsilon=raw.get("layer_norm_epsilon", 1e-5),
+            epsilon=epsilon(raw, "layer_norm_epsilon", 1e-5),
             tied=raw.get("tie_word_embeddings", True),
             pad_id=padding_id(raw, vocab_size, eos_ids),
             eos_ids=eos_ids,

@@ -52,19 +52,25 @@ def fetch_description(hub_id: str) -> Path:
 
 
 def fetch_weights(hub_id: str, folder: Path) -> Path:
-    """Fetches the weights in one format into the same snapshot, unless they are there already.
+    """Fetches the weights in the best format that there is, unless they are there already.
+
+    Another program may have left those of another format, which do where the hub cannot be asked.
 
     Raises:
         UserError: the model has no weights in a known format, or as `fetch_description`.
     """
-    if any(_complete(folder, single) for single, _ in _WEIGHTS):
+    if _complete(folder, _WEIGHTS[0][0]):
         return folder
     commit = folder.name
     try:
         files = huggingface_hub.HfApi().list_repo_files(hub_id, revision=commit)
     except Exception as error:
+        if any(_complete(folder, single) for single, _ in _WEIGHTS):
+            return folder
         raise _explain(hub_id, error) from error
     for single, shards in _WEIGHTS:
+        if _complete(folder, single):
+            return folder
         index = f"{single}.index.json"
         if single in files:
             return _snapshot(hub_id, commit, [single])

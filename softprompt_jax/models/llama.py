@@ -33,7 +33,7 @@ from softprompt_jax.models.layers import (
     check_activation,
     normal_param,
 )
-from softprompt_jax.models.raw_config import check_model_type, need, padding_id, token_ids
+from softprompt_jax.models.raw_config import check_model_type, epsilon, padding_id, size, token_ids
 from softprompt_jax.models.rotary import Rotary, gather_tables, rotary_tables, rotate
 
 _INITIAL_STD = 0.02
@@ -97,31 +97,31 @@ class LlamaConfig:
                 kind of rotary scaling or of layer, heads that do not fit, or a missing size.
         """
         model_type = check_model_type(raw, ("llama", "mistral", "qwen2", "qwen3"))
-        vocab_size, width = need(raw, "vocab_size"), need(raw, "hidden_size")
-        n_heads = need(raw, "num_attention_heads")
+        vocab_size, width = size(raw, "vocab_size"), size(raw, "hidden_size")
+        n_heads = size(raw, "num_attention_heads")
         # Llama's first configs have no such key; elsewhere null stands for as many as queries.
-        n_kv_heads = raw.get("num_key_value_heads") or n_heads
+        n_kv_heads = size(raw, "num_key_value_heads", n_heads)
         if n_heads % n_kv_heads:
             raise UserError(
                 f"The model's num_attention_heads ({n_heads}) is not a multiple of its "
                 f"num_key_value_heads ({n_kv_heads}): mend its config.json."
             )
-        head_width = raw.get("head_dim") or (128 if model_type == "qwen3" else width // n_heads)
+        head_width = size(raw, "head_dim", 128 if model_type == "qwen3" else width // n_heads)
         # As in transformers, Mistral and Qwen2 pass over this key.
         any_bias = model_type in ("llama", "qwen3") and bool(raw.get("attention_bias", False))
         eos_ids = token_ids(raw.get("eos_token_id", None if model_type.startswith("qwen") else 2))
         return cls(
             vocab_size=vocab_size,
             d_model=width,
-            n_layers=need(raw, "num_hidden_layers"),
+            n_layers=size(raw, "num_hidden_layers"),
             n_heads=n_heads,
             n_kv_heads=n_kv_heads,
             head_width=head_width,
-            d_ff=need(raw, "intermediate_size"),
+            d_ff=size(raw, "intermediate_size"),
             rotary=Rotary.from_hf(raw),
             windows=_windows(raw, model_type),
             activation=check_activation(raw.get("hidden_act", "silu")),
-            epsilon=raw.get("rms_norm_eps", 1e-6),
+            epsilon=epsilon(raw, "rms_norm_eps", 1e-6),
             qkv_bias=any_bias or model_type == "qwen2",
             o_bias=any_bias,
             mlp_bias=model_type == "llama" and bool(raw.get("mlp_bias", False)),
@@ -134,7 +134,7 @@ class LlamaConfig:
 
 def _windows(raw: Mapping[str, Any], model_type: str) -> tuple[int | None, ...]:
     """The sliding window of each layer, in positions."""
-    n_layers = need(raw, "num_hidden_layers")
+    n_layers = size(raw, "num_hidden_layers")
     if model_type == "llama":
         return (None,) * n_layers
     if model_type == "mistral":

@@ -115,6 +115,10 @@ class ModelFiles:
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         return self._load_tokenizer()
 
+    def with_tokenizer(self, tokenizer: Any) -> "ModelFiles":
+        """The same model with a tokenizer that is not its own."""
+        return dataclasses.replace(self, _load_tokenizer=lambda: tokenizer)
+
     def load(
         self,
         dtype: str = "float32",

@@ -29,15 +29,45 @@ def check_model_type(raw: Mapping[str, Any], supported: Iterable[str]) -> str:
     return model_type
 
 
-def need(raw: Mapping[str, Any], key: str) -> Any:
-    """Returns a value that has no default.
+def size(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    """Returns a size.
+
+    Args:
+        raw: the parsed file.
+        key: of the size.
+        default: what null stands for, or a missing key; None: there has to be one.
 
     Raises:
-        UserError: the key is missing or null.
+        UserError: there is none, or it is no whole number above 0.
     """
-    if raw.get(key) is None:
-        raise UserError(f"The model's config.json has no {key!r}: add it, or fetch the file anew.")
-    return raw[key]
+    value = raw.get(key)
+    if value is None:
+        if default is None:
+            raise UserError(
+                f"The model's config.json has no {key!r}: add it, or fetch the file anew."
+            )
+        return default
+    if type(value) is not int or value < 1:
+        raise UserError(
+            f"The model's config.json has {value!r} for {key!r}, which must be a whole number "
+            "above 0: mend it, or fetch the file anew."
+        )
+    return value
+
+
+def epsilon(raw: Mapping[str, Any], key: str, default: float) -> float:
+    """Returns what a norm adds to a variance.
+
+    Raises:
+        UserError: it is no number.
+    """
+    value = raw.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(
+            f"The model's config.json has {value!r} for {key!r}, which must be a number: mend it, "
+            "or fetch the file anew."
+        )
+    return value
 
 
 def token_ids(value: int | list[int] | None) -> tuple[int, ...]:

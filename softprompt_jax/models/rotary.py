@@ -44,7 +44,13 @@ class Rotary:
         Raises:
             UserError: a kind of scaling that is not supported, or one of its numbers missing.
         """
-        settings = dict(raw.get("rope_scaling") or raw.get("rope_parameters") or {})
+        settings = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
+        if not isinstance(settings, Mapping):
+            raise UserError(
+                f"The model's config.json has {settings!r} for its rotary settings, which must be "
+                "named values: mend it, or fetch the file anew."
+            )
+        settings = dict(settings)
         kind = settings.get("rope_type", settings.get("type", "default"))
         if any(isinstance(value, Mapping) for value in settings.values()):
             raise UserError(

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from softprompt_jax.errors import UserError
 from softprompt_jax.models.layers import check_activation
-from softprompt_jax.models.raw_config import check_model_type, need, token_ids
+from softprompt_jax.models.raw_config import check_model_type, epsilon, size, token_ids
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class T5Config:
         """
         model_type = check_model_type(raw, ("t5", "mt5"))
         projection = raw.get("feed_forward_proj", "relu" if model_type == "t5" else "gated-gelu")
-        gate, _, activation = projection.rpartition("-")
+        gate, _, activation = str(projection).rpartition("-")
         if gate not in ("", "gated"):
             raise UserError(
                 f"The model's feed_forward_proj {projection!r} is not supported: "
@@ -81,19 +81,19 @@ class T5Config:
         pad_id = raw.get("pad_token_id") or 0
         start_id = raw.get("decoder_start_token_id")
         return cls(
-            vocab_size=need(raw, "vocab_size"),
-            d_model=need(raw, "d_model"),
-            n_layers=need(raw, "num_layers"),
-            n_decoder_layers=raw.get("num_decoder_layers") or need(raw, "num_layers"),
-            n_heads=need(raw, "num_heads"),
-            head_width=need(raw, "d_kv"),
-            d_ff=need(raw, "d_ff"),
+            vocab_size=size(raw, "vocab_size"),
+            d_model=size(raw, "d_model"),
+            n_layers=size(raw, "num_layers"),
+            n_decoder_layers=size(raw, "num_decoder_layers", size(raw, "num_layers")),
+            n_heads=size(raw, "num_heads"),
+            head_width=size(raw, "d_kv"),
+            d_ff=size(raw, "d_ff"),
             # The original code's gated "gelu" is the tanh approximation.
             activation=check_activation("gelu_new" if projection == "gated-gelu" else activation),
             gated=gate == "gated",
-            n_buckets=raw.get("relative_attention_num_buckets", 32),
-            max_distance=raw.get("relative_attention_max_distance", 128),
-            epsilon=raw.get("layer_norm_epsilon", 1e-6),
+            n_buckets=size(raw, "relative_attention_num_buckets", 32),
+            max_distance=size(raw, "relative_attention_max_distance", 128),
+            epsilon=epsilon(raw, "layer_norm_epsilon", 1e-6),
             tied=tied,
             scale_decoder_output=scale,
             pad_id=pad_id,

@@ -235,7 +235,8 @@ def measure_work(scenario: Scenario) -> Work | None:
     """Counts what the step does; None if even a few of its layers do not fit.
 
     XLA counts a loop's body once whatever its trips: so layers are unrolled, and one micro-batch
-    stands for all. Layers in the middle are alike: two depths give the share of one, and so all.
+    stands for all, the optimizer's own share with it. Layers in the middle are alike: two depths
+    give the share of one, and so all.
     """
     options = scenario.config.train
     platform = scenario.devices[0].platform
@@ -245,6 +246,8 @@ def measure_work(scenario: Scenario) -> Work | None:
             "train.scan_layers": False,
             "train.accumulation": 1,
             "train.batch_size": options.batch_size // options.accumulation,
+            # Chosen by the size of the whole model, not by that of the shallow ones below.
+            "parallel.layout": "pmap" if scenario.layout.axis else "mesh",
         }
     )
     shallow, deeper = depths(scenario.model)

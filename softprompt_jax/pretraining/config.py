@@ -18,6 +18,10 @@ class CorpusOptions:
     tfds: str | None = None
     """A data set of tensorflow-datasets whose examples have a "text", as in c4/en, with its splits
     train and validation; instead of files."""
+    tfds_split: str = "train"
+    """Of `tfds`, what is trained on: a split or a slice of one, as in train[:5%]. All of it is
+    turned to tokens before the first step, of 2 or 4 bytes each, twice that while they are
+    shuffled."""
     data_dir: str | None = None
     """Folder of tensorflow-datasets; None: TFDS_DATA_DIR, or its own default."""
     objective: Literal["span_corruption", "prefix_lm"] = "span_corruption"
@@ -81,6 +85,22 @@ def check_pretraining(config: PretrainConfig) -> None:
         raise UserError("Give the text as --corpus.train_files or as --corpus.tfds, one of them.")
     if corpus.train_files and not corpus.validation_files:
         raise UserError("There is nothing to measure on; give --corpus.validation_files.")
+    if corpus.tfds is not None and corpus.validation_files:
+        raise UserError(
+            f"{corpus.tfds} has a validation split of its own; leave out --corpus.validation_files."
+        )
+    if corpus.tfds is None and corpus.data_dir is not None:
+        raise UserError("--corpus.data_dir is of --corpus.tfds; give both or neither.")
+    for option, objective in (
+        ("noise_density", "span_corruption"),
+        ("mean_span_length", "span_corruption"),
+        ("prefix_lengths", "prefix_lm"),
+    ):
+        given = getattr(corpus, option) != getattr(CorpusOptions(), option)
+        if given and corpus.objective != objective:
+            raise UserError(
+                f"--corpus.{option} is of --corpus.objective {objective}; give both or neither."
+            )
     if corpus.input_length < 16:
         raise UserError(f"--corpus.input_length is {corpus.input_length}; it must be at least 16.")
     if not 0 < corpus.noise_density < 1:

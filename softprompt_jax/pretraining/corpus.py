@@ -112,15 +112,20 @@ def _files(options: CorpusOptions, split: str) -> tuple[str, ...]:
     return {"train": options.train_files, "validation": options.validation_files}[split]
 
 
+def _tfds_split(options: CorpusOptions, split: str) -> str:
+    return {"train": options.tfds_split}.get(split, split)
+
+
 def _names(options: CorpusOptions, split: str) -> str:
     if options.tfds is not None:
-        return f"the split {split} of {options.tfds}"
+        return f"the split {_tfds_split(options, split)} of {options.tfds}"
     return " and ".join(_files(options, split))
 
 
 def _fingerprints(options: CorpusOptions, split: str) -> list[str]:
     if options.tfds is not None:
-        return [TfdsSource(options.tfds, options.data_dir).fingerprint(split)]
+        source = TfdsSource(options.tfds, options.data_dir)
+        return [source.fingerprint(_tfds_split(options, split))]
     digests = []
     for name in _files(options, split):
         with _readable(name), open(name, "rb") as file:
@@ -154,7 +159,7 @@ def _lines(options: CorpusOptions, split: str) -> Iterator[str | None]:
             if within:
                 yield None
         return
-    for example in TfdsSource(options.tfds, options.data_dir).split(split):
+    for example in TfdsSource(options.tfds, options.data_dir).split(_tfds_split(options, split)):
         if not isinstance(example.get("text"), str):
             raise UserError(
                 f'The examples of {options.tfds} have no "text", but {", ".join(example)}; choose '

@@ -13,9 +13,9 @@ from softprompt_jax.data import Shape
 from softprompt_jax.data.splits import Split
 from softprompt_jax.errors import UserError
 from softprompt_jax.models import LanguageModel, resolve_model
-from softprompt_jax.models.families import ModelConfig, config_from_hf
-from softprompt_jax.models.known_shapes import raw_config
-from softprompt_jax.models.loading import load_tokenizer
+from softprompt_jax.models.families import ModelConfig
+from softprompt_jax.models.known_shapes import model_config, raw_config
+from softprompt_jax.models.loading import ModelFiles, load_tokenizer
 from softprompt_jax.models.random_weights import random_model
 from softprompt_jax.pretraining.config import PretrainConfig, check_pretraining
 from softprompt_jax.pretraining.corpus import check_corpus, read_corpus
@@ -74,25 +74,26 @@ def _pretrain(config: PretrainConfig) -> TrainResult:
     started = time.monotonic()
 
     # ---------------------------------------------------------------- what is asked for
-    model_config = config_from_hf(raw_config(config.model.name))
-    if not config.from_scratch:
-        model_config = resolve_model(config.model.name).config
-    if not model_config.is_encoder_decoder:
-        raise UserError(f"{config.model.name} is no T5; only T5 models are pre-trained here.")
-    check_freeze(config, model_config)
-    layout = run_layout(config, model_config)
-    tokenizer = load_tokenizer(config.tokenizer or config.model.name)
-    if len(tokenizer) > model_config.vocab_size:
-        raise UserError(
-            f"The tokenizer has {len(tokenizer)} tokens, but {config.model.name} has rows for "
-            f"{model_config.vocab_size} only; choose another --tokenizer."
-        )
-    objective = _objective(config, tokenizer, model_config)
+    name = config.model.name
+    files = None if config.from_scratch else resolve_model(name)
+    architecture = model_config(name) if files is None else files.config
+    if not architecture.is_encoder_decoder:
+        raise UserError(f"{name} is no T5; only T5 models are pre-trained here.")
+    check_freeze(config, architecture)
+    layout = run_layout(config, architecture)
+    if files is None or config.tokenizer is not None:
+        tokenizer = load_tokenizer(config.tokenizer or name)
+    else:
+        tokenizer = files.load_tokenizer()
+    _check_tokenizer(tokenizer, name, architecture)
+    if files is not None:
+        files = files.with_tokenizer(tokenizer)  # what is kept has the one that it was trained with
+    objective = _objective(config, tokenizer, architecture)
     with processes.first_one_first():
         workdir = Workdir(config)
     with workdir:  # it is this run's until the end, also in a notebook
         return workdir.result() or _run(
-            config, workdir, layout, model_config, tokenizer, objective, started=started
+            config, workdir, layout, files, architecture, tokenizer, objective, started=started
         )
 
 
@@ -100,7 +101,8 @@ def _run(
     config: PretrainConfig,
     workdir: Workdir,
     layout: Layout,
-    model_config: ModelConfig,
+    files: ModelFiles | None,
+    architecture: ModelConfig,
     tokenizer: Any,
     objective: Objective,
     *,
@@ -111,17 +113,20 @@ def _run(
     # ----------------------------------------------------------------------------- data
     cache = Path(corpus.cache_dir or Path(config.workdir) / "cache")
     with processes.first_one_first():  # the others find its tokens in the cache
-        tokens = read_corpus(corpus, "train", tokenizer, model_config.eos_ids[0], cache)
-        held_out = read_corpus(corpus, "validation", tokenizer, model_config.eos_ids[0], cache)
+        tokens = read_corpus(corpus, "train", tokenizer, architecture.eos_ids[0], cache)
+        held_out = read_corpus(corpus, "validation", tokenizer, architecture.eos_ids[0], cache)
     rows = validation_rows(held_out, objective, corpus.validation_examples)
 
     # -------------------------------------------------------------------- model and state
-    model = _model(config, layout, tokenizer)
+    if files is None:
+        model = _random_model(config, layout, tokenizer)
+    else:
+        model = load_placed(config, files, layout)
     _ = model.fingerprint  # kept from now on: the step is given the memory of these weights
     prepared = place(config, PromptedModel(model.module, None), layout)
     evaluator = Evaluator(
         prepared.graphdef,
-        model_config,
+        architecture,
         tokenizer,
         shapes=objective.shapes,
         batch_size=options.evaluate_batch_size or options.batch_size,
@@ -129,7 +134,7 @@ def _run(
         layout=layout,
     )
     split = Split(rows, references=[], label_counts={})
-    subject = CorpusSubject(config, model_config, objective, tokens, split, evaluator)
+    subject = CorpusSubject(config, architecture, objective, tokens, split, evaluator)
     return run(config, workdir, layout, model, prepared, subject, started=started)
 
 
@@ -200,8 +205,23 @@ class CorpusSubject:
         return {}
 
 
-def _objective(config: PretrainConfig, tokenizer: Any, model_config: ModelConfig) -> Objective:
-    eos_id = model_config.eos_ids[0]
+def _check_tokenizer(tokenizer: Any, name: str, architecture: ModelConfig) -> None:
+    """Refuses a tokenizer whose ids the model would take for others, or has no rows for."""
+    if len(tokenizer) > architecture.vocab_size:
+        raise UserError(
+            f"The tokenizer has {len(tokenizer)} tokens, but {name} has rows for "
+            f"{architecture.vocab_size} only; choose another --tokenizer."
+        )
+    if tokenizer.eos_token_id is None or tokenizer.eos_token_id not in architecture.eos_ids[:1]:
+        raise UserError(
+            f"The tokenizer ends a text by the id {tokenizer.eos_token_id}, but {name} by "
+            f"{architecture.eos_ids[0] if architecture.eos_ids else None}; choose another "
+            "--tokenizer, or mend eos_token_id in the model's config.json."
+        )
+
+
+def _objective(config: PretrainConfig, tokenizer: Any, architecture: ModelConfig) -> Objective:
+    eos_id = architecture.eos_ids[0]
     if config.corpus.objective == "prefix_lm":
         return PrefixLM(config.corpus, eos_id)
     vocabulary = tokenizer.get_vocab()
@@ -215,9 +235,7 @@ def _objective(config: PretrainConfig, tokenizer: Any, model_config: ModelConfig
     return SpanCorruption(config.corpus, np.array(sentinels, np.int32), eos_id)
 
 
-def _model(config: PretrainConfig, layout: Layout, tokenizer: Any) -> LanguageModel:
-    if not config.from_scratch:
-        return load_placed(config, resolve_model(config.model.name), layout)
+def _random_model(config: PretrainConfig, layout: Layout, tokenizer: Any) -> LanguageModel:
     model = random_model(
         config.model.name,
         raw_config(config.model.name),

@@ -22,6 +22,9 @@ FORMAT = 1
 TENSOR_FILE = "prompt.safetensors"
 CARD_FILE = "prompt.json"
 
+AS_TRAINED = ("target_prefix", "task_prefix")
+"""Options of a task that stand on a prompt's card, since it has to be asked as it was trained."""
+
 
 @dataclass(frozen=True)
 class SoftPrompt:
@@ -250,7 +253,17 @@ def read_folder(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             f"The prompt in {folder} has format {written}, but this softprompt_jax reads format "
             f"{FORMAT}; upgrade it, or save the prompt by the version that it comes from."
         )
-    return tensors, card
+    return tensors, printable(card)
+
+
+def printable(card: dict[str, Any]) -> dict[str, Any]:
+    """A card without names that would write to a terminal what is no text: they name nothing."""
+    hidden = [
+        fact
+        for fact in ("model", "task")
+        if isinstance(card.get(fact), str) and not card[fact].isprintable()
+    ]
+    return {fact: value for fact, value in card.items() if fact not in hidden}
 
 
 def load_vectors(path: str | Path, length: int, config: Any) -> Float[Array, "length d_model"]:

@@ -6,12 +6,13 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from softprompt_jax.errors import UserError
 
 Row = dict[str, Any]
 
+_CELL_CHARACTERS = 2**24  # of a CSV file; what is longer has lost a quotation mark
 _PARQUET_ROWS = 1024  # read at a time
 _PARQUET_BUFFER = 2**20  # bytes; without it pyarrow holds whole columns of a row group
 
@@ -110,7 +111,7 @@ def _read_jsonl(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]
             continue
         where = f"{path} line {number}"
         try:
-            row = json.loads(content)
+            row = json.loads(content, parse_float=str, parse_constant=_refuse_constant)
         # A number of thousands of digits is a ValueError, brackets as deep a RecursionError.
         except (ValueError, RecursionError) as error:
             problem = error.msg if isinstance(error, json.JSONDecodeError) else error
@@ -118,6 +119,10 @@ def _read_jsonl(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]
         if not isinstance(row, dict):
             raise UserError(f"{where} is not a JSON object; write one object a line.")
         yield where, row
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no value of JSON")
 
 
 def _read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
@@ -130,6 +135,8 @@ def _read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
                 yield content
 
     def rows() -> Iterator[tuple[int, list[str]]]:
+        # The module's own limit of a cell, 128 KiB, is shorter than texts may be.
+        csv.field_size_limit(max(csv.field_size_limit(), _CELL_CHARACTERS))
         reader = csv.reader(lines(), strict=True)
         end = 0
         try:

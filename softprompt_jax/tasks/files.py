@@ -260,7 +260,7 @@ class _Labels:
         self._known: set[str] = set()
         if given is None:
             return
-        if isinstance(given, str):
+        if isinstance(given, str) or not all(isinstance(label, str) for label in given):
             raise UserError(f"Task {name} has labels={given!r}; give a list of strings.")
         self.labels = tuple(label.strip() for label in given)
         self._known = set(self.labels)
@@ -361,5 +361,5 @@ def _digest(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    # JSON numbers and booleans are read as they are written: 1 -> "1", true -> "true".
+    # Whole numbers and booleans as JSON writes them: 1 -> "1", true -> "true".
     return value if isinstance(value, str) else json.dumps(value)

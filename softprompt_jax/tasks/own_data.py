@@ -33,7 +33,8 @@ def load_splits(
         raise UserError(
             f"The data of {file.stem}, {file}, is missing; install softprompt-jax again."
         ) from None
-    examples = [example_of(line) for line in text.splitlines()[1:]]
+    # Not splitlines, which takes some characters within a text for ends of lines.
+    examples = [example_of(line) for line in text.removesuffix("\n").split("\n")[1:]]
     # RandomState, unlike Generator, promises the same stream in every version of numpy.
     order = np.random.RandomState(SPLIT_SEED).permutation(len(examples))
     shuffled = [examples[i] for i in order]

@@ -22,7 +22,7 @@ def rename_labels(source_task: str, target_task: str) -> Mapping[str, str] | Non
 
     Returns:
         From the source's label words to the target's; None where predictions are scored as they
-        are. A prediction that is no key stays as it is, and is wrong.
+        are. A prediction that is no key stays as it is, so the target's own words count too.
 
     References:
         Lester et al. 2021, section 5 and table 2.

@@ -17,6 +17,7 @@ from softprompt_jax.errors import UserError
 from softprompt_jax.files import recover_folder, write_text
 from softprompt_jax.models import LanguageModel, save_model
 from softprompt_jax.prompts.prompt_folders import save_prompts, single_prompt
+from softprompt_jax.prompts.soft_prompt import AS_TRAINED
 from softprompt_jax.prompts.unfolded_prompt import AnyTrainedPrompt
 from softprompt_jax.training import processes
 from softprompt_jax.training.setup import resolve_scan
@@ -45,10 +46,6 @@ MAY_DIFFER = {
     "task.data_dir",
     "task.cache_dir",
 }
-
-
-AS_TRAINED = ("target_prefix", "task_prefix")
-"""Options of a task that stand on a prompt's card, since it has to be asked as it was trained."""
 
 
 @dataclasses.dataclass

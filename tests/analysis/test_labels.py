@@ -71,6 +71,17 @@ def test_a_fresh_start_has_its_labels(model, words):
     assert last[1].startswith("random_uniform 1 2 - ")
 
 
+def test_labels_may_be_asked_for_in_another_order(model, words):
+    start = SoftPrompt.create(model, 4, "class_labels", labels=LABELS)
+    asked = {"it": (LABELS[1], "the", LABELS[0])}
+    told = labels.describe({"it": start}, asked, words)["prompts"]["it"]["labels"]
+    assert [(each["own_position"], each["own_rank"]) for each in told] == [
+        (1, 1),
+        (None, None),
+        (0, 1),
+    ]
+
+
 def test_a_label_that_wandered(model, words):
     """Near two other positions, far from its own."""
     vectors = np.array(SoftPrompt.create(model, 4, "class_labels", labels=LABELS).vectors)

@@ -108,6 +108,7 @@ def test_the_mean():
 
 def test_weights_are_taken_as_they_are(tmp_path):
     common = {"model": "m", "model_fingerprint": "f", "labels": ["x", "y"], "metrics": {"a": 1.0}}
+    common |= {"target_prefix": "so ", "task_prefix": True}
     prompts = {
         "a": prompt_of(4, 0, task="one", init="text", **common),
         "b": prompt_of(4, 1, task="two", init="file", **common),
@@ -122,6 +123,8 @@ def test_weights_are_taken_as_they_are(tmp_path):
         "model": "m",
         "model_fingerprint": "f",
         "labels": ["x", "y"],
+        "target_prefix": "so ",
+        "task_prefix": True,
         "init": "combined",
         "combined_from": [
             {"prompt": "a", "task": "one", "weight": 2.0},

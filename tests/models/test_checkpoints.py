@@ -22,6 +22,7 @@ from softprompt_jax.errors import UserError
 from softprompt_jax.models import checkpoints
 from softprompt_jax.models.checkpoints import fingerprint, torch_names
 from softprompt_jax.models.families import build_module, config_from_hf
+from softprompt_jax.models.flax_files import FlaxSource
 from softprompt_jax.models.loading import load_model
 from softprompt_jax.models.parameter_tables import find_rule
 
@@ -351,10 +352,29 @@ def test_integer_weights_are_refused(folders, tmp_path):
         load_model(str(tmp_path))
 
 
-def test_flax_arrays_in_pieces_are_refused(folders, tmp_path, monkeypatch):
+@pytest.mark.parametrize("piece", [1000, 2 * 4 * 32 + 4])
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+def test_flax_arrays_in_pieces(folders, tmp_path, monkeypatch, family, piece):
+    """Flax cuts what is larger than a gigabyte, wherever its rows end."""
+    monkeypatch.setattr(flax.serialization, "MAX_CHUNK_SIZE", piece)
+    state = copy_without_weights(folders[family], tmp_path)
+    FORMATS["flax"](tmp_path, state)
+    source = FlaxSource(tmp_path / "flax_model.msgpack")
+    for name, values in state.items():
+        np.testing.assert_array_equal(source.read(name), values)
+        np.testing.assert_array_equal(source.read(name, slice(1, 4)), values[1:4])
+        np.testing.assert_array_equal(source.read(name, slice(3, 3)), values[3:3])
+    assert load_model(str(tmp_path)).fingerprint == load_model(str(folders[family])).fingerprint
+
+
+def test_flax_pieces_that_do_not_make_up_the_array(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(flax.serialization, "MAX_CHUNK_SIZE", 1000)
     FORMATS["flax"](tmp_path, copy_without_weights(folders["gpt2"], tmp_path))
-    with pytest.raises(UserError, match="in pieces"):
+    path = tmp_path / "flax_model.msgpack"
+    content = path.read_bytes()
+    at = content.index(b"\xa5shape\x82\xa10") + len(b"\xa5shape\x82\xa10")
+    path.write_bytes(content[:at] + bytes([content[at] - 1]) + content[at + 1 :])
+    with pytest.raises(UserError, match=r"flax_model\.msgpack"):
         load_model(str(tmp_path))
 
 

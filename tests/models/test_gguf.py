@@ -21,6 +21,7 @@ from safetensors.numpy import load_file
 from tiny_models import make_tiny, torch_state
 
 from softprompt_jax.errors import UserError
+from softprompt_jax.models.families import config_from_hf
 from softprompt_jax.models.gguf import GGUFSource, raw_config, read_header
 from softprompt_jax.models.loading import load_model, resolve_model
 
@@ -258,13 +259,35 @@ def test_missing_and_unknown_tensors_are_listed(tmp_path, state):
     assert "1 surplus: blk.0.odd.weight" in message
 
 
-def test_linear_rotary_scaling_is_kept(tmp_path, state):
+@pytest.mark.parametrize(
+    ("keys", "factor"),
+    [
+        ({"scaling.type": "linear", "scaling.factor": 4.0}, 4.0),
+        ({"scaling.factor": 4.0}, 4.0),  # llama.cpp takes it for linear,
+        ({"scale_linear": 4.0}, 4.0),  # and knows the name that it had before
+        ({"scaling.type": "none", "scaling.factor": 4.0}, None),
+        ({"scaling.factor": 1.0}, None),
+    ],
+)
+def test_linear_rotary_scaling_is_kept(tmp_path, state, keys, factor):
     def change(writer):
-        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(4.0)
+        for key, value in keys.items():
+            add = writer.add_string if isinstance(value, str) else writer.add_float32
+            add(f"llama.rope.{key}", value)
 
-    header = read_header(write_llama(tmp_path / "tiny.gguf", state, change=change))
-    assert raw_config(header)["rope_scaling"] == {"rope_type": "linear", "factor": 4.0}
+    config = raw_config(read_header(write_llama(tmp_path / "tiny.gguf", state, change=change)))
+    expected = None if factor is None else {"rope_type": "linear", "factor": factor}
+    assert config.get("rope_scaling") == expected
+
+
+def test_a_text_ends_where_a_turn_ends(tmp_path, state):
+    def change(writer):
+        writer.add_eos_token_id(1)
+        writer.add_eot_token_id(2)
+
+    config = raw_config(read_header(write_llama(tmp_path / "tiny.gguf", state, change=change)))
+    assert config["eos_token_id"] == [1, 2]
+    assert config_from_hf(config).eos_ids == (1, 2)
 
 
 def test_a_file_cut_anywhere_is_named(tmp_path, state):

@@ -156,6 +156,13 @@ def test_sentencepiece_kind_against_sentencepiece():
     assert tokenizer.eos_token == "</s>"
 
 
+def test_special_tokens_that_the_file_does_not_have_are_passed_over():
+    metadata, pieces = sentencepiece_facts(padding_token_id=100_000, unknown_token_id=100_000)
+    tokenizer = build_tokenizer(metadata, Path("spm.gguf"))
+    assert tokenizer.pad_token is None
+    assert tokenizer("the film")["input_ids"] == [1, *pieces.encode("the film")]
+
+
 def test_bos_and_eos_follow_the_flags():
     metadata, _ = sentencepiece_facts(add_bos_token=False, add_eos_token=True)
     tokenizer = build_tokenizer(metadata, Path("spm.gguf"))

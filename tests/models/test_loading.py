@@ -260,6 +260,28 @@ def test_one_format_is_fetched(monkeypatch, tmp_path, files, wanted):
     assert fetched == [("owner/model", COMMIT, wanted)]
 
 
+def test_weights_of_a_worse_format_do_only_where_the_hub_cannot_be_asked(monkeypatch, tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"left by another program")
+    fetched = []
+
+    def snapshot_download(hub_id, revision, allow_patterns):
+        fetched.append(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    listing = lambda *_, **__: ["pytorch_model.bin", "model.safetensors"]  # noqa: E731
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", listing)
+    hub.fetch_weights("owner/model", tmp_path)
+    assert fetched == [["model.safetensors"]]
+
+    def unreachable(*_, **__):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", unreachable)
+    assert hub.fetch_weights("owner/model", tmp_path) == tmp_path
+    assert len(fetched) == 1
+
+
 def test_a_hub_model_without_known_weights(monkeypatch, tmp_path):
     listing = lambda *_, **__: ["tf_model.h5"]  # noqa: E731
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", listing)

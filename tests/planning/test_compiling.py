@@ -7,12 +7,14 @@ from planning.shapes import shape_config
 
 from softprompt_jax.config import ParallelOptions
 from softprompt_jax.data.buckets import Shape
+from softprompt_jax.models.families import parameter_count
 from softprompt_jax.models.known_shapes import model_config
 from softprompt_jax.planning import compiling
 from softprompt_jax.planning.compiling import (
     Footprint,
     Parameters,
     Scenario,
+    Work,
     count_work,
     measure_memory,
     measure_work,
@@ -144,6 +146,23 @@ def test_work_of_several_devices_is_that_of_one(tmp_path):
         several = measure_work(scenario(tmp_path, parallel=parallel, remat="none"))
         assert several is not None
         assert several.flops == pytest.approx(one.flops, rel=0.05)
+
+
+def test_work_is_counted_in_the_layout_of_the_whole_model(tmp_path, monkeypatch):
+    """Which is a mesh where the weights are too many for a device, but fewer layers are not."""
+    weight_bytes = 4 * parameter_count(scenario(tmp_path).model)
+    monkeypatch.setattr(
+        "softprompt_jax.training.parallel._memory_limit", lambda _: round(weight_bytes / 0.7)
+    )
+    planned = scenario(tmp_path)
+    assert planned.layout.axis is None
+    counted = []
+    monkeypatch.setattr(
+        compiling, "count_work", lambda each: counted.append(str(each.layout)) or Work(1, 1)
+    )
+    measure_work(planned)
+    assert len(counted) > 1
+    assert set(counted) == {str(planned.layout)}
 
 
 def test_what_the_compiler_says_is_missing_is_read():

@@ -168,11 +168,11 @@ def test_tfds_examples_are_documents(tokenizer, tmp_path, monkeypatch):
             return f"fingerprint of {split}"
 
         def split(self, split):
-            texts = {"train": DOCUMENTS[0].replace(". ", ".\n\n"), "validation": "blue cat"}
+            texts = {"train[:5%]": DOCUMENTS[0].replace(". ", ".\n\n"), "validation": "blue cat"}
             return [{"text": texts[split]}, {"text": " "}, {"text": "not good"}]
 
     monkeypatch.setattr(module, "TfdsSource", Source)
-    options = CorpusOptions(tfds="c4/en:3.0.1", data_dir="data")
+    options = CorpusOptions(tfds="c4/en:3.0.1", tfds_split="train[:5%]", data_dir="data")
     for split, text in (("train", DOCUMENTS[0]), ("validation", "blue cat")):
         tokens = read_corpus(options, split, tokenizer, EOS, tmp_path / "cache")
         assert documents(tokens) == expected_of([text, "not good"], tokenizer)
@@ -180,7 +180,7 @@ def test_tfds_examples_are_documents(tokenizer, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r'no "text", but label'):
         read_corpus(options, "train", tokenizer, EOS, tmp_path / "other")
     monkeypatch.setattr(Source, "split", lambda self, split: [])
-    with pytest.raises(UserError, match=r"no text in the split train of c4/en"):
+    with pytest.raises(UserError, match=r"no text in the split train\[:5%\] of c4/en"):
         read_corpus(options, "train", tokenizer, EOS, tmp_path / "other")
 
 

@@ -131,6 +131,28 @@ def test_a_tokenizer_of_its_own(config, tmp_path):
     big = make_tiny(tmp_path / "big", words=[f"w{i}" for i in range(300)])
     with pytest.raises(UserError, match="choose another --tokenizer"):
         pretrain(changed(config, tokenizer=str(big)))
+    ends_otherwise = make_tiny(tmp_path / "llama", family="llama")
+    with pytest.raises(UserError, match=r"ends a text by the id 2, but .* by 1; choose another"):
+        pretrain(changed(config, tokenizer=str(ends_otherwise)))
+
+
+def test_the_model_is_kept_with_the_tokenizer_it_was_trained_with(config, tmp_path):
+    other = make_tiny(tmp_path / "other", words=WORDS[::-1])
+    result = pretrain(
+        changed(
+            config,
+            from_scratch=False,
+            tokenizer=str(other),
+            workdir=str(tmp_path / "run"),
+            train__steps=2,
+            train__evaluate_every=2,
+            train__keep_steps=(0,),
+        )
+    )
+    for kept in (result.workdir / "best", result.workdir / "kept" / "0"):
+        ids = sp.load_model(str(kept)).tokenizer("good film")["input_ids"]
+        assert ids == sp.load_model(str(other)).tokenizer("good film")["input_ids"]
+        assert ids != sp.load_model(config.model.name).tokenizer("good film")["input_ids"]
 
 
 @pytest.mark.parametrize(
@@ -140,6 +162,10 @@ def test_a_tokenizer_of_its_own(config, tmp_path):
         ({"corpus__tfds": "c4/en"}, "one of them"),
         ({"corpus__train_files": ()}, "one of them"),
         ({"corpus__validation_files": ()}, "--corpus.validation_files"),
+        ({"corpus__tfds": "c4/en", "corpus__train_files": ()}, "a validation split of its own"),
+        ({"corpus__data_dir": "data"}, "data_dir is of --corpus.tfds"),
+        ({"corpus__prefix_lengths": 4}, "prefix_lengths is of --corpus.objective prefix_lm"),
+        ({"corpus__objective": "prefix_lm", "corpus__noise_density": 0.3}, "span_corruption; give"),
         ({"corpus__train_files": ("nowhere.txt",)}, "nowhere.txt"),
         ({"corpus__input_length": 8}, "at least 16"),
         ({"corpus__noise_density": 1.0}, "noise_density"),

@@ -80,6 +80,21 @@ def test_the_card_may_be_utf8(saved):
     assert SoftPrompt.load(saved).card == CARD
 
 
+def test_names_that_are_no_text_are_none(saved):
+    """Errors name a prompt's model and task, on terminals that obey what is written to them."""
+    card = saved / "prompt.json"
+    told = json.loads(card.read_text()) | {
+        "model": "x\n\x1b[2Jerror: gone",
+        "task": "a\tb",
+        "note": "c\td",
+    }
+    card.write_text(json.dumps(told))
+    loaded = SoftPrompt.load(saved).card
+    assert "model" not in loaded
+    assert "task" not in loaded
+    assert loaded["note"] == "c\td"
+
+
 @pytest.mark.parametrize("failure", ["card", "disk"])
 def test_the_old_prompt_stays_whole_when_saving_fails(saved, failure, monkeypatch):
     def full(*_):

@@ -106,7 +106,7 @@ def test_given_labels_and_test_split(tmp_path):
     assert load(path, labels=["music", "alarm"], evaluation="generate").labels == ("music", "alarm")
     with pytest.raises(UserError, match="'alarm', but the labels are music, weather"):
         load(path, labels=("music", "weather"))
-    for labels in (("music", "music", "alarm"), ("", "alarm", "music"), "music"):
+    for labels in (("music", "music", "alarm"), ("", "alarm", "music"), "music", (0, 1)):
         with pytest.raises(UserError, match="labels"):
             load(path, labels=labels)
     with pytest.raises(UserError, match="no 'test' split; it has train, validation"):
