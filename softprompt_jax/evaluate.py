@@ -178,8 +178,9 @@ def prepare(options: TaskOptions, split: str, examples: int | None, opened: Open
         if limit < 1:
             raise UserError(
                 f"A prompt has {longest} positions and an answer up to {answer}, but "
-                f"{opened.files.name} reads {config.max_positions} at most, texts included; lower "
-                "--task.max_target_length or use shorter prompts."
+                f"{opened.files.name} reads {config.max_positions} at most, texts included; "
+                + ("" if task.evaluation == "score" else "lower --task.max_target_length or ")
+                + "use shorter prompts."
             )
     rows = [
         row
@@ -234,6 +235,13 @@ def evaluate(job: Job, opened: Opened, ensemble: bool) -> dict[str, Any]:
     names = list(opened.prompts)
     if job.said:
         scores = score_all(predictor, job, list(prompts))
+        broken = [name for i, name in enumerate(prompts) if not np.isfinite(scores[i]).all()]
+        if broken:
+            told = ", ".join("the mean of all" if name == _MEAN else name for name in broken)
+            raise UserError(
+                f"The scores of {told} are not finite, so they choose nothing; train with a lower "
+                "rate, or use --dtype float32."
+            )
         picked = {name: scores[i].argmax(axis=1) for i, name in enumerate(prompts)}
         votes = ensembles.majority_vote(scores[: len(names)])
         likeliest = ensembles.mean_probability(scores[: len(names)])

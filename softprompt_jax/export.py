@@ -39,6 +39,7 @@ from softprompt_jax.exchange import (
 from softprompt_jax.exchange.embeddings import check_suffix
 from softprompt_jax.exchange.hub import check_repo_id, check_token
 from softprompt_jax.exchange.peft import check_adapter_replaceable
+from softprompt_jax.files import expand_user
 from softprompt_jax.models import LanguageModel, resolve_model
 from softprompt_jax.models.loading import ModelFiles
 from softprompt_jax.prompts.soft_prompt import SoftPrompt, check_prompt_replaceable
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     described = {
         "model": files,
         "base_model": options.base_model,
-        "license": options.license,
+        "license": options.license or "unknown",
         "neighbours": words,
     }
     # First what may still be refused.
@@ -89,7 +90,11 @@ def _export_unfolded(
                 f"--{name.replace('_', '-')} takes vectors, but this {prompt.kind!r} prompt is "
                 "more than vectors; leave it out."
             )
-    described = {"model": files, "base_model": options.base_model, "license": options.license}
+    described = {
+        "model": files,
+        "base_model": options.base_model,
+        "license": options.license or "unknown",
+    }
     _write("PEFT adapter", options.peft, lambda: export_peft(prompt, options.peft, **described))
     _write("prompt", options.prompt, lambda: prompt.save(options.prompt))
     return 0
@@ -125,9 +130,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--revision", help="branch, tag or commit of a SOURCE on the hub; default: main"
     )
-    parser.add_argument(
-        "--license", default="unknown", help="of the prompt, by the hub's name; default: unknown"
-    )
+    parser.add_argument("--license", help="of the prompt, by the hub's name; default: unknown")
     parser.add_argument(
         "--neighbours",
         type=int,
@@ -135,7 +138,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="K",
         help="tokens nearest to each position that README.md lists; default: 0, no list",
     )
-    parser.add_argument("--private", action="store_true", help="make the repository private")
+    parser.add_argument(
+        "--private",
+        action="store_true",
+        help="make the repository private, and refuse one that is public; default: as it is",
+    )
     return parser.parse_args(arguments)
 
 
@@ -150,11 +157,24 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError("--embeddings and --text go together; give both or neither.")
     if options.embeddings is not None:
         check_suffix(Path(options.embeddings))
-    if options.neighbours and options.peft is None and options.push_to_hub is None:
+    describes = options.peft is not None or options.push_to_hub is not None
+    for name in ("neighbours", "license", "base_model"):
+        if getattr(options, name) and not describes:
+            raise UserError(
+                f"--{name.replace('_', '-')} is for what --peft and --push-to-hub write; give one "
+                "of them, or leave it out."
+            )
+    if options.private and options.push_to_hub is None:
+        raise UserError("--private is for --push-to-hub; give both or neither.")
+    if options.revision is not None and expand_user(options.source).exists():
         raise UserError(
-            "--neighbours go into the README.md of --peft and --push-to-hub; give one of them, or "
-            "leave it out."
+            f"--revision is of a repository on the hub, but {options.source} is a folder or file "
+            "here; leave it out."
         )
+    if options.npy is not None and Path(options.npy).suffix != ".npy":
+        raise UserError(f"--npy is {options.npy}; give the file a name that ends in .npy.")
+    if options.npy is not None and options.npy == options.embeddings:
+        raise UserError("--npy and --embeddings name one file; give each its own.")
     if options.prompt is not None:
         check_prompt_replaceable(Path(options.prompt))
     if options.peft is not None:

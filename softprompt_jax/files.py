@@ -11,6 +11,14 @@ from pathlib import Path
 from softprompt_jax.errors import UserError
 
 
+def expand_user(path: str | Path) -> Path:
+    """A path with ~ for the home folder; of a user whom nobody knows it stays as it is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def write_text(path: Path, text: str) -> None:
     """Replaces a file's text in one move."""
     write_bytes(path, text.encode())
@@ -62,8 +70,11 @@ def replace_folder(folder: Path) -> Iterator[Path]:
 
     A folder cannot be replaced in one move as a file can: the old one first steps aside as
     `.NAME.old`. `recover_folder` puts it back if the process died between the two moves. A folder
-    has one writer at a time, and any number of readers.
+    has one writer at a time, and any number of readers. Where it is a symbolic link, what it points
+    to is replaced.
     """
+    if folder.is_symlink():
+        folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     # By number only: that of a folder whose name goes on after ours may be under way.
@@ -76,16 +87,21 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
-    for path in fresh.rglob("*"):
-        if path.is_file():
-            # safetensors lets nobody but the owner read what it writes.
-            path.chmod(fresh.stat().st_mode & 0o666)
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    recover_folder(folder)
-    while not _moved(fresh, folder):
-        _remove_old(folder)
-        os.rename(folder, _old(folder))
+    try:
+        for path in fresh.rglob("*"):
+            if path.is_file():
+                # safetensors lets nobody but the owner read what it writes.
+                path.chmod(fresh.stat().st_mode & 0o666)
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        recover_folder(folder)
+        while not _moved(fresh, folder):
+            _remove_old(folder)
+            os.rename(folder, _old(folder))
+    except OSError:
+        shutil.rmtree(fresh, ignore_errors=True)
+        recover_folder(folder)
+        raise
     _remove_old(folder)
 
 

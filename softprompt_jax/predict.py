@@ -12,7 +12,8 @@ With --output the answers are written in whole chunks: a job that was stopped, e
 on by the same command, and ends with the file that it would have written without the stop. Without
 --input, rows are read from standard input and each is answered at once.
 
-Exit status: 0 all rows are answered, 3 some are error rows, 2 a mistake in the command.
+Exit status: 0 all rows are answered, 3 some are error rows, 2 a mistake in the command or no room
+for the answers, 1 whoever read them has gone, 130 after Ctrl-C.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from softprompt_jax.command_line import Parser, run_command
 from softprompt_jax.data.tokenization import encode_choices
 from softprompt_jax.errors import UserError
 from softprompt_jax.inference.answering import Answerer
+from softprompt_jax.inference.predictor import Predictor
 from softprompt_jax.inference.row_files import (
     BadRow,
     ResumableOutput,
@@ -46,6 +48,7 @@ from softprompt_jax.inference.setup import (
     labels_of,
     open_prompts,
     parse_prompts,
+    target_prefix_of,
 )
 from softprompt_jax.progress import progress_bar
 from softprompt_jax.prompts.soft_prompt import SoftPrompt
@@ -73,14 +76,13 @@ def main(arguments: Sequence[str]) -> int:
     tally = Tally()
     try:
         if options.input == "-":
-            answerer = _answerer(opened, options)
+            answerer = _answerer(opened.load(), opened, labels, options)
             for row in read_rows(read_lines(sys.stdin.buffer), labels):
                 _tell(answerer([row]), tally)
         else:
             _answer_file(Path(options.input), options, opened, labels, tally)
     except BrokenPipeError:
-        # Whoever read the answers has gone; Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_standard_output()  # whoever read the answers has gone
         return 1
     if tally.errors:
         print(tally.report(), file=sys.stderr)
@@ -166,6 +168,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 def check_prompts(opened: Opened, max_new_tokens: int) -> dict[str, tuple[str, ...]]:
     """The labels that each prompt's rows are scored among; none where text is generated.
 
+    They are without what the prompt was trained to say before them.
+
     Raises:
         UserError: the model cannot tell a prompt's labels apart, or no text fits beside a prompt.
     """
@@ -181,6 +185,8 @@ def check_prompts(opened: Opened, max_new_tokens: int) -> dict[str, tuple[str, .
                 answer = max(map(len, encode_choices(own, tokenizer, config)))
             except UserError as error:
                 raise UserError(f"The labels of prompt {name} are of no use: {error}") from None
+            prefix = target_prefix_of(name, prompt)
+            labels[name] = tuple(label.removeprefix(prefix) for label in own)
         limit = config.max_positions
         if limit is not None and prompt.length + answer >= limit:
             raise UserError(
@@ -219,7 +225,10 @@ def _answer_file(
             for row in output.rows():
                 tally.count(row)
     try:
-        answerer = _answerer(opened, options)
+        predictor = opened.load()
+        if output is not None:
+            output.check_weights(predictor.model.fingerprint)
+        answerer = _answerer(predictor, opened, labels, options)
         done = 0 if output is None else output.rows_done
         with (
             path.open("rb") as file,
@@ -249,7 +258,8 @@ def describe_job(options: argparse.Namespace, opened: Opened, digest: str) -> di
         arrays = [prompt.vectors] if isinstance(prompt, SoftPrompt) else prompt.tensors.values()
         whole = b"".join(np.asarray(array).tobytes() for array in arrays)
         vectors = hashlib.sha256(whole).hexdigest()
-        prompts[name] = {"vectors": vectors, "labels": labels_of(name, prompt)}
+        prefix = target_prefix_of(name, prompt)
+        prompts[name] = {"vectors": vectors, "labels": labels_of(name, prompt), "prefix": prefix}
     return {
         "input": digest,
         "model": opened.files.name,
@@ -263,9 +273,15 @@ def describe_job(options: argparse.Namespace, opened: Opened, digest: str) -> di
     }
 
 
-def _answerer(opened: Opened, options: argparse.Namespace) -> Answerer:
-    """Reads the weights."""
-    return Answerer(opened.load(), **{name: getattr(options, name) for name in ANSWERING})
+def _answerer(
+    predictor: Predictor,
+    opened: Opened,
+    labels: Mapping[str, Sequence[str]],
+    options: argparse.Namespace,
+) -> Answerer:
+    prefixes = {name: target_prefix_of(name, prompt) for name, prompt in opened.prompts.items()}
+    search = {name: getattr(options, name) for name in ANSWERING}
+    return Answerer(predictor, labels=labels, prefixes=prefixes, **search)
 
 
 class Tally:
@@ -308,10 +324,23 @@ class Tally:
 
 def _tell(answers: Iterable[Mapping[str, Any]], tally: Tally) -> None:
     """Prints answers, for whoever waits for them."""
-    for answer in answers:
-        tally.count(answer)
-        sys.stdout.buffer.write(json_line(answer))
-    sys.stdout.buffer.flush()
+    try:
+        for answer in answers:
+            tally.count(answer)
+            sys.stdout.buffer.write(json_line(answer))
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _give_up_standard_output()
+        raise UserError(
+            f"The answers cannot be written to standard output ({error.strerror}); make room."
+        ) from None
+
+
+def _give_up_standard_output() -> None:
+    """Nothing more can be written to it, of which Python would complain when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _chunks(rows: Iterator[Row | BadRow], size: int) -> Iterator[list[Row | BadRow]]:

@@ -339,6 +339,16 @@ def test_prompts_are_asked_as_they_were_trained():
         task_options(None, files, cards(one={"task_prefix": "yes"}))
 
 
+def test_a_recipe_that_asks_otherwise_than_the_prompt_was_trained(tmp_path):
+    recipe = str(write_recipe(RunConfig(), tmp_path))
+    trained = cards(one={"target_prefix": "so "})
+    with pytest.raises(UserError, match=r"trained with --task\.target_prefix 'so ', but"):
+        task_options(None, ["--config", recipe], trained)
+    for prefix in ("so ", ""):
+        rest = ["--config", recipe, "--task.target-prefix", prefix]
+        assert task_options(None, rest, trained).target_prefix == prefix
+
+
 def test_a_task_of_a_recipes_mixture_may_be_named(tmp_path):
     config = RunConfig(task=TaskOptions(mixture=("glue/sst2", "glue/rte")))
     recipe = write_recipe(config, tmp_path)

@@ -117,6 +117,36 @@ def test_a_reader_that_recovers_at_the_wrong_moment(tmp_path, monkeypatch):
     assert siblings(folder) == ["best"]
 
 
+def test_a_symbolic_link_stays_one(tmp_path):
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "best"
+    link.symlink_to(tmp_path / "disk" / "best")
+    for text in ("one", "two"):
+        write_version(link, text)
+        assert read_version(link) == text
+    assert link.is_symlink()
+    assert siblings(link) == ["best", "disk"]
+    assert siblings(tmp_path / "disk" / "best") == ["best"]
+
+
+def test_a_move_that_fails_leaves_the_old_one_and_nothing_else(tmp_path, monkeypatch):
+    folder = tmp_path / "best"
+    write_version(folder, "one")
+    rename = os.rename
+
+    def refuse(source, target):
+        if str(source).endswith(".tmp"):
+            raise PermissionError(13, "Permission denied")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(PermissionError):
+        write_version(folder, "two")
+    monkeypatch.undo()
+    assert read_version(folder) == "one"
+    assert siblings(folder) == ["best"]
+
+
 def test_recovering_what_was_never_there(tmp_path):
     recover_folder(tmp_path / "best")
     assert list(tmp_path.iterdir()) == []

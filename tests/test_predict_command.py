@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from lively_models import make_lively, random_prompt
 
+from softprompt_jax.inference import answering
 from softprompt_jax.inference.answering import Answerer
 from softprompt_jax.inference.predictor import Predictor
-from softprompt_jax.models import load_model
+from softprompt_jax.models import LanguageModel, load_model
 from softprompt_jax.models.loading import ModelFiles
 from softprompt_jax.prompts import SoftPrompt
 
@@ -269,6 +270,11 @@ def test_a_stopped_job_goes_on(small, run, tmp_path, monkeypatch):
     assert status == 2
     assert "rows" in err
     rows.write_bytes(before)
+    with monkeypatch.context() as patch:  # other weights, in the same place
+        patch.setattr(LanguageModel, "fingerprint", "0" * 16)
+        status, _, err = run(*arguments, "--output", output)
+    assert status == 2
+    assert "a job with other options, rows, model" in err
     status, out, err = run(*arguments, "--output", output)
     assert (status, out) == (3, "")
     assert calls[2:] == [128, 43]
@@ -290,6 +296,60 @@ def test_scores_that_are_no_numbers_are_error_rows(small, run, tmp_path):
     first, second = lines_of(out)
     assert first == {"line": 1, "id": "a", "error": "The scores are not finite."}
     assert "scores" in second
+
+
+def test_a_target_prefix_is_said_and_not_told(small, run, tmp_path):
+    """The prompt was trained to say it, so all choices are scored with it; no answer has it."""
+    card = {"model": str(small[0] / "model"), "target_prefix": "very "}
+    vectors = jnp.asarray(random_prompt(4, 7))
+    labels = ["very bad", "very good"]
+    SoftPrompt(vectors, card | {"labels": labels}).save(tmp_path / "labels")
+    SoftPrompt(vectors, card | {"labels": []}).save(tmp_path / "free")
+    prompts = f"labels={tmp_path / 'labels'},free={tmp_path / 'free'}"
+    text = "the movie was"
+    rows = [
+        {"text": text, "prompt": "labels"},
+        {"text": text, "prompt": "labels", "choices": ["good", "awful"]},
+        {"text": text, "prompt": "free"},
+    ]
+    status, out, err = run("--prompts", prompts, *WORDS, stdin=b"".join(map(line_of, rows)))
+    assert status == 0, err
+    own, chosen, free = lines_of(out)
+    predictor = Predictor.load(str(small[0] / "model"), {"it": tmp_path / "labels"}, batch_size=4)
+    (expected,) = predictor.score([text], labels, "it")
+    assert list(own["scores"]) == ["bad", "good"]
+    np.testing.assert_allclose(list(own["scores"].values()), expected, atol=2e-5)
+    assert own["prediction"] == ["bad", "good"][int(np.argmax(expected))]
+    (expected,) = predictor.score([text], ["very good", "very awful"], "it")
+    np.testing.assert_allclose(list(chosen["scores"].values()), expected, atol=2e-5)
+    (written,) = predictor.generate([text], "it", 4)
+    assert free["prediction"] == written.strip().removeprefix("very").strip()
+
+
+def test_choices_that_would_take_all_memory(small, run, monkeypatch):
+    monkeypatch.setattr(answering, "MOST_CHOICE_TOKENS", 8)
+    many = {"text": "a", "prompt": "free", "choices": ["good", "bad", "dog", "cat", "a", "the sky"]}
+    few = many | {"choices": ["good", "bad"]}
+    status, out, _ = run("--prompts", small[1], *WORDS, stdin=line_of(many) + line_of(few))
+    assert status == 3
+    first, second = lines_of(out)
+    assert "choices have 16 tokens, each padded to the longest, but at most 8" in first["error"]
+    assert "scores" in second
+
+
+def test_no_room_for_the_answers(small):
+    with open("/dev/full", "wb") as full:
+        process = subprocess.run(
+            [sys.executable, "-m", "softprompt_jax.predict", "--prompts", small[1], *WORDS],
+            input=line_of(ROWS[0]),
+            stdout=full,
+            stderr=subprocess.PIPE,
+        )
+    assert process.returncode == 2
+    assert process.stderr == (
+        b"error: The answers cannot be written to standard output (No space left on device); make "
+        b"room.\n"
+    )
 
 
 def test_drawn_text(small, run, tmp_path):
@@ -391,6 +451,7 @@ def no_weights(monkeypatch):
         (["--prompts", "=FOLDER/free"], "--prompts has the part"),
         (["--prompts", "P,free=FOLDER/truth"], "--prompts has 'free' twice"),
         (["--prompts", "free=FOLDER/nothing"], "There is no prompt in FOLDER/nothing"),
+        (["--prompts", "free=~no-such-user/best"], "There is no prompt in ~no-such-user/best"),
         (["--prompts", "P", "--input", "FOLDER/nothing"], "The input FOLDER/nothing cannot be"),
         (["--prompts", "P", "--input", "FOLDER"], "The input FOLDER cannot be read"),
         (["--prompts", "P", "--input", "IN", "--output", "IN"], "is there already"),

@@ -81,22 +81,31 @@ def upload(folder: Path, repo_id: str, message: str, private: bool, token: str |
         folder: whose files are added.
         repo_id: "owner/name".
         message: of the commit.
-        private: whether a new repository is private.
+        private: whether the repository is to be private; a new one is made so.
         token: of an account that may write there; None: the one that is logged in.
 
     Returns:
         The repository's address.
 
     Raises:
-        UserError: the name is none, nobody is logged in, the token may not write there, the hub
-            refuses the files, or it cannot be reached.
+        UserError: the name is none, nobody is logged in, the token may not write there, a
+            repository that is to be private is public, the hub refuses the files, or it cannot be
+            reached.
     """
     check_repo_id(repo_id)
     check_token(token)
     api = huggingface_hub.HfApi(token=token)
     try:
         url = api.create_repo(repo_id, private=private, exist_ok=True)
+        # The hub leaves a repository that is there already as public as it is.
+        if private and not api.repo_info(repo_id).private:
+            raise UserError(
+                f"{repo_id} is there already and public; make it private on its hub page, or "
+                "choose another name."
+            )
         api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
+    except UserError:
+        raise
     except Exception as error:
         raise _explain(repo_id, error, writing=True) from error
     return str(url)

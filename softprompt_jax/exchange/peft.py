@@ -35,13 +35,13 @@ from softprompt_jax.exchange.outside import (
     read_json_object,
 )
 from softprompt_jax.exchange.peft_prefix import prefix_of_rows, rows_of_prefix
-from softprompt_jax.files import check_replaceable, recover_folder, replace_folder
+from softprompt_jax.files import check_replaceable, expand_user, recover_folder, replace_folder
 from softprompt_jax.models.hub import looks_like_hub_id
 from softprompt_jax.models.language_model import LanguageModel
 from softprompt_jax.models.loading import ModelFiles
 from softprompt_jax.models.tensor_files import SafetensorsSource, TorchSource
 from softprompt_jax.prompts.reparameterizations import LayerPrefix
-from softprompt_jax.prompts.soft_prompt import CARD_FILE, FORMAT, SoftPrompt
+from softprompt_jax.prompts.soft_prompt import CARD_FILE, FORMAT, SoftPrompt, printable
 from softprompt_jax.prompts.unfolded_prompt import AnyTrainedPrompt, UnfoldedPrompt
 
 TENSOR_FILE = "adapter_model.safetensors"
@@ -163,9 +163,9 @@ def import_peft(
             then ignores the prompt), its numbers contradict each other, or it does not fit the
             model.
     """
-    folder = Path(source)
+    folder = expand_user(source)
+    recover_folder(folder)
     if folder.exists() or not (looks_like_hub_id(str(source)) and "/" in str(source)):
-        recover_folder(folder)
         return read_adapter(folder, lambda: folder, model)
     snapshot = fetch(str(source), [CONFIG_FILE, CARD_FILE], revision)
     return read_adapter(snapshot, lambda: fetch_weights(str(source), snapshot), model)
@@ -252,7 +252,7 @@ def _card(folder: Path, adapter: Adapter, vectors: np.ndarray) -> dict[str, Any]
     """The card that was exported with these vectors, or what the adapter says."""
     path = folder / CARD_FILE
     if path.is_file():
-        card = read_json_object(path)
+        card = printable(read_json_object(path))
         if card.pop(DIGEST, None) == _digest(vectors):
             return card
         print(

@@ -18,6 +18,7 @@ from softprompt_jax.exchange.peft import (
     read_adapter,
     write_adapter,
 )
+from softprompt_jax.files import expand_user, recover_folder
 from softprompt_jax.models.hub import looks_like_hub_id
 from softprompt_jax.models.language_model import LanguageModel
 from softprompt_jax.models.loading import ModelFiles
@@ -142,9 +143,10 @@ def read_any_prompt(
     Raises:
         UserError: there is no prompt, it is damaged, or it does not fit the model.
     """
-    path = Path(source)
+    path = expand_user(source)
     if path.suffix == ".npy":
         return import_npy(path, model=model)
+    recover_folder(path)
     if (path / CONFIG_FILE).is_file():
         return import_peft(path, model=model)
     if path.exists() or not (looks_like_hub_id(str(source)) and "/" in str(source)):

@@ -1,14 +1,18 @@
 """From rows to answers: a row that cannot be answered disturbs no other."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from softprompt_jax.data.tokenization import encode_choices
+from softprompt_jax.data.tokenization import encode_choices, without_prefix
 from softprompt_jax.errors import UserError
 from softprompt_jax.inference.predictor import Predictor
 from softprompt_jax.inference.row_files import BadRow, Row
+
+MOST_CHOICE_TOKENS = 2048
+"""Tokens of a row's choices together, each padded to the longest: all stand in one sequence
+and memory grows with its square. A prompt's own labels may have more."""
 
 
 class _Kind(NamedTuple):
@@ -32,6 +36,9 @@ class Answerer:
         predictor: with the prompts that the rows name.
         max_input_length: tokens of a text, and of a choice, at most.
         max_new_tokens: tokens to generate at most.
+        labels: of each prompt by name, which may be many; None: no prompt has any.
+        prefixes: what each prompt was trained to say before an answer; None: nothing. It is put
+            before choices and taken off answers.
         seed: of what is drawn.
         **search: temperature, top_k, top_p, beams, length_penalty and stop as for
             `Predictor.generate`.
@@ -43,12 +50,16 @@ class Answerer:
         *,
         max_input_length: int,
         max_new_tokens: int,
+        labels: Mapping[str, Sequence[str]] | None = None,
+        prefixes: Mapping[str, str] | None = None,
         seed: int = 0,
         **search: Any,
     ):
         self._predictor = predictor
         self._max_input_length = max_input_length
         self._text = _Kind(0, max_new_tokens)
+        self._labels = {name: tuple(own) for name, own in (labels or {}).items()}
+        self._prefixes = prefixes or {}
         self._seed = seed
         self._search = search
 
@@ -72,7 +83,7 @@ class Answerer:
     def _sorted(self, rows: Sequence[Row | BadRow]) -> Iterator[tuple[Any, _Kind | BadRow]]:
         """Each row with the kind that it is of, or why it cannot be answered."""
         lengths = iter(self._lengths([row.text for row in rows if isinstance(row, Row)]))
-        known: dict[tuple[str, ...], _Kind | str] = {}
+        known: dict[tuple[str, ...], _Kind | str] = {}  # by choices as they are scored
         for row in rows:
             if isinstance(row, BadRow):
                 yield row, row
@@ -80,9 +91,12 @@ class Answerer:
             length = next(lengths)
             kind: _Kind | str = self._text
             if row.choices is not None:
-                kind = known[row.choices] = known.get(row.choices) or self._kind(row.choices)
+                said = self._said(row)
+                kind = known[said] = known.get(said) or self._kind(said)
             if not isinstance(kind, str):
-                kind = self._length_error(row, length, kind) or kind
+                kind = (
+                    self._choices_error(row, kind) or self._length_error(row, length, kind) or kind
+                )
             yield row, BadRow(row.line, kind, row.named) if isinstance(kind, str) else kind
 
     def _lengths(self, texts: Sequence[str]) -> list[int]:
@@ -110,6 +124,20 @@ class Answerer:
             return f"A choice has {longest} tokens, but at most {most} are read; shorten it."
         return _Kind(_power_of_two(len(ids)), _power_of_two(longest))
 
+    def _said(self, row: Row) -> tuple[str, ...]:
+        """A row's choices as its prompt was trained to say them."""
+        prefix = self._prefixes.get(row.prompt, "")
+        return tuple(prefix + choice for choice in row.choices or ())
+
+    def _choices_error(self, row: Row, kind: _Kind) -> str | None:
+        tokens = kind.choices * kind.tokens
+        if tokens <= MOST_CHOICE_TOKENS or row.choices == self._labels.get(row.prompt):
+            return None
+        return (
+            f"The row's choices have {tokens} tokens, each padded to the longest, but at most "
+            f"{MOST_CHOICE_TOKENS} are scored together; give fewer or shorter ones."
+        )
+
     def _length_error(self, row: Row, length: int, kind: _Kind) -> str | None:
         if length == 0:
             return "The row's text has no tokens."
@@ -123,9 +151,9 @@ class Answerer:
 
     def _score(self, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
         texts, prompts = [row.text for row in rows], [row.prompt for row in rows]
-        choices = [row.choices or () for row in rows]
-        scores = self._predictor.score(texts, choices, prompts)
-        for row, names, each in zip(rows, choices, scores, strict=True):
+        scores = self._predictor.score(texts, [self._said(row) for row in rows], prompts)
+        for row, each in zip(rows, scores, strict=True):
+            names = row.choices or ()
             if not np.isfinite(each).all():
                 yield BadRow(row.line, "The scores are not finite.", row.named).as_dict()
                 continue
@@ -142,7 +170,9 @@ class Answerer:
             **self._search,
         )
         for row, text in zip(rows, texts, strict=True):
-            yield {**_head(row), "prediction": text}
+            prefix = self._prefixes.get(row.prompt)
+            answer = without_prefix(text, prefix) if prefix else text
+            yield {**_head(row), "prediction": answer}
 
 
 def _head(row: Row) -> dict[str, Any]:

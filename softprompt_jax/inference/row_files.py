@@ -6,6 +6,7 @@ text is to be generated, and `id` always; null counts as left out. What cannot b
 an error row.
 """
 
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -164,10 +165,14 @@ class ResumableOutput:
     """
 
     def __init__(self, path: Path, job: Mapping[str, Any], chunk_rows: int):
+        if not path.name:
+            raise UserError(f"--output {str(path)!r} is the name of no file; give one.")
         self.path = path
         self._partial = path.with_name(path.name + ".partial")
         self._about = path.with_name(path.name + ".partial.json")
-        told = json.dumps(dict(job, chunk_rows=chunk_rows), sort_keys=True, indent=2) + "\n"
+        self._job = dict(job, chunk_rows=chunk_rows)
+        self._weights: str | None = None
+        self._file: Any = None
         try:
             if path.exists():
                 raise UserError(f"{path} is there already; remove it or choose another --output.")
@@ -175,18 +180,64 @@ class ResumableOutput:
             self._file = self._partial.open("a+b")
             self._lock()
             if os.fstat(self._file.fileno()).st_size == 0:
-                write_text(self._about, told)
-            elif not self._about.exists() or self._about.read_text(encoding="utf-8") != told:
-                self._file.close()
-                raise UserError(
-                    f"{self._partial} belongs to a job with other options, rows, model or prompts; "
-                    "finish that one, remove it, or choose another --output."
-                )
+                self._tell_job()
+            else:
+                begun = self._begun()
+                self._weights = begun.pop("weights", None)
+                if begun != json.loads(json.dumps(self._job)):
+                    raise self._of_another_job()
         except OSError as error:
+            self.close()
             raise UserError(
                 f"The output {path} cannot be written ({error.strerror}); choose another --output."
             ) from None
         self.rows_done = self._keep_whole_chunks(chunk_rows)
+
+    def check_weights(self, fingerprint: str) -> None:
+        """Refuses to go on by other weights than those that the rows so far are of.
+
+        Args:
+            fingerprint: of the model, now that it is loaded.
+
+        Raises:
+            UserError: they are others.
+        """
+        if self._weights is None:
+            self._weights = fingerprint
+            with self._writing():
+                self._tell_job()
+        elif self._weights != fingerprint:
+            raise self._of_another_job()
+
+    def _tell_job(self) -> None:
+        told = dict(self._job) if self._weights is None else {**self._job, "weights": self._weights}
+        write_text(self._about, json.dumps(told, sort_keys=True, indent=2) + "\n")
+
+    def _begun(self) -> dict[str, Any]:
+        """The job that the file belongs to; empty where nobody can tell."""
+        try:
+            told = json.loads(self._about.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return {}
+        return told if isinstance(told, dict) else {}
+
+    def _of_another_job(self) -> UserError:
+        self.close()
+        return UserError(
+            f"{self._partial} belongs to a job with other options, rows, model or prompts; "
+            "finish that one, remove it, or choose another --output."
+        )
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Tells of a full disk in one sentence; what is whole stays."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"The answers cannot be written to {self._partial} ({error.strerror}); make room, "
+                "and the same command goes on."
+            ) from None
 
     def _lock(self) -> None:
         """Keeps a second process away for as long as this one lives."""
@@ -197,6 +248,8 @@ class ResumableOutput:
             raise UserError(
                 f"{self._partial} is being written by another process; wait for it or stop it."
             ) from None
+        except OSError:
+            pass  # some shared disks have no locks
 
     def _keep_whole_chunks(self, chunk_rows: int) -> int:
         """Cuts off what a killed job left of a chunk; the number of rows that stay."""
@@ -217,19 +270,23 @@ class ResumableOutput:
 
     def write_chunk(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Appends a chunk, safe on disk when this returns."""
-        self._file.write(b"".join(json_line(row) for row in rows))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with self._writing():
+            self._file.write(b"".join(json_line(row) for row in rows))
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def finish(self) -> None:
         """Gives the file its name."""
-        os.replace(self._partial, self.path)
-        self._about.unlink(missing_ok=True)
-        self._file.close()
+        with self._writing():
+            os.replace(self._partial, self.path)
+            self._about.unlink(missing_ok=True)
+        self.close()
 
     def close(self) -> None:
         """Leaves the file as it is, to be gone on with."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # what could not be written is tried once more
+            if self._file is not None:
+                self._file.close()
 
 
 def json_line(row: Mapping[str, Any]) -> bytes:

@@ -96,7 +96,9 @@ class _Handler(BaseHTTPRequestHandler):
             if kind == "tree":
                 return self._json(200, [_entry(name, data) for name, data in files.items()])
             siblings = [{"rfilename": name} for name in files]
-            return self._json(200, {"id": repo_id, "sha": commit, "siblings": siblings})
+            private = repo_id in self.hub.private
+            told = {"id": repo_id, "sha": commit, "siblings": siblings, "private": private}
+            return self._json(200, told)
         if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             repo_id, revision, name = match.groups()
             if (found := self._find(repo_id, revision)) is None:

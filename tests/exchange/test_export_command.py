@@ -104,7 +104,19 @@ CASES = {
         ["--embeddings", "{}/a.npy", "--text", "a", "--peft", "{}/there"],
         "holds something else",
     ),
-    "neighbours of nothing": (["--npy", "{}/a.npy", "--neighbours", "3"], "README.md of --peft"),
+    "neighbours of nothing": (["--npy", "{}/a.npy", "--neighbours", "3"], "--neighbours is for"),
+    "licence of nothing": (
+        ["--npy", "{}/a.npy", "--license", "mit"],
+        "--license is for what --peft",
+    ),
+    "base model of nothing": (["--prompt", "{}/a", "--base-model", "a/b"], "--base-model is for"),
+    "private nothing": (["--peft", "{}/a", "--private"], "--private is for --push-to-hub"),
+    "revision of a folder": (["--peft", "{}/a", "--revision", "main"], "is a folder or file here"),
+    "no npy": (["--npy", "{}/a"], "give the file a name that ends in .npy"),
+    "one file for two": (
+        ["--npy", "{0}/a.npy", "--embeddings", "{0}/a.npy", "--text", "a"],
+        "name one file",
+    ),
     "no folder": (["--npy", "{}/there.npy/a.npy"], "cannot be written"),
     "no folder either": (["--peft", "{}/there.npy/a"], "cannot be written"),
 }

@@ -189,6 +189,12 @@ def test_a_licence_that_the_hub_does_not_know(hub, login, model):
 def test_a_private_repository(hub, login, model):
     PROMPT.push_to_hub("me/secret", model=model, private=True)
     assert hub.private == {"me/secret"}
+    PROMPT.push_to_hub("me/secret", model=model, private=True)
+    PROMPT.push_to_hub("me/open", model=model)
+    before = hub.files("me/open")
+    with pytest.raises(UserError, match="me/open is there already and public; make it private"):
+        PROMPT.push_to_hub("me/open", model=model, private=True)
+    assert hub.files("me/open") == before
 
 
 def test_a_base_model_that_nobody_else_has(hub, login, model):

@@ -212,9 +212,9 @@ def test_what_has_no_place_elsewhere(adapter, export, tmp_path):
     UnfoldedPrompt(dept, {"model": "tiny"}).save(tmp_path / "dept")
     with pytest.raises(sp.UserError, match="which no adapter of PEFT does"):
         sp.export_peft(UnfoldedPrompt(dept), tmp_path / "out", model=gpt2())
-    status, told = export(tmp_path / "dept", "--npy", tmp_path / "out")
+    status, told = export(tmp_path / "dept", "--npy", tmp_path / "out.npy")
     assert status == 2
     assert "--npy takes vectors, but this 'dept' prompt is more than vectors; leave it" in told
     assert export(adapter, "--prompt", tmp_path / "again") == (0, "")
     assert read_any_prompt(tmp_path / "again").length == 3
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.npy").exists()

@@ -1,7 +1,11 @@
 """What is a row, what is none, and an output file that survives being killed."""
 
+import errno
+import fcntl
 import io
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -235,3 +239,48 @@ def test_an_output_that_cannot_be_written(tmp_path):
     (tmp_path / "a.partial").mkdir()
     with pytest.raises(UserError, match="cannot be written"):
         ResumableOutput(tmp_path / "a", JOB, 1)
+    with pytest.raises(UserError, match=r"--output '\.' is the name of no file"):
+        ResumableOutput(Path(""), JOB, 1)
+
+
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
+    output = ResumableOutput(tmp_path / "out.jsonl", JOB, 1)
+    output.write_chunk(numbered(1, 1))
+
+    def fail(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(UserError, match=r"No space left on device\); make room"):
+            output.write_chunk(numbered(2, 2))
+    output.close()
+    again = ResumableOutput(tmp_path / "out.jsonl", JOB, 1)
+    assert again.rows_done >= 1
+    assert next(again.rows()) == numbered(1, 1)[0]
+    again.close()
+
+
+def test_a_disk_without_locks_does(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    output = ResumableOutput(tmp_path / "out.jsonl", JOB, 1)
+    output.write_chunk(numbered(1, 1))
+    output.finish()
+    assert (tmp_path / "out.jsonl").is_file()
+
+
+def test_a_job_goes_on_by_the_weights_that_it_was_begun_with(tmp_path):
+    output = ResumableOutput(tmp_path / "out.jsonl", JOB, 1)
+    output.check_weights("a")
+    output.write_chunk(numbered(1, 1))
+    output.close()
+    other = ResumableOutput(tmp_path / "out.jsonl", JOB, 1)
+    with pytest.raises(UserError, match=r"belongs to a job with other .* model"):
+        other.check_weights("b")
+    again = ResumableOutput(tmp_path / "out.jsonl", JOB, 1)
+    again.check_weights("a")
+    assert again.rows_done == 1
+    again.close()
