@@ -310,14 +310,18 @@ def encode_targets(targets: Sequence[str], tokenizer: Any, config: TokenConfig) 
 def decode_answers(ids_NxT: np.ndarray, tokenizer: Any, config: TokenConfig) -> list[str]:
     """The text of each generated row up to its end of sequence.
 
-    What follows that is padding, which may have the id of an ordinary token.
+    What follows that is padding, which may have the id of an ordinary token. The text is what the
+    tokens say: spaces before punctuation stay, even where the tokenizer's config would have them
+    taken out, so that more tokens only ever add text.
     """
     ends_NxT = np.isin(ids_NxT, config.eos_ids)
     rows = [
         ids[: ends.argmax()] if ends.any() else ids
         for ids, ends in zip(ids_NxT, ends_NxT, strict=True)
     ]
-    return tokenizer.batch_decode(rows, skip_special_tokens=True)
+    return tokenizer.batch_decode(
+        rows, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
 
 
 def without_prefix(answer: str, target_prefix: str) -> str:

@@ -83,20 +83,21 @@ class Answerer:
     def _sorted(self, rows: Sequence[Row | BadRow]) -> Iterator[tuple[Any, _Kind | BadRow]]:
         """Each row with the kind that it is of, or why it cannot be answered."""
         lengths = iter(self._lengths([row.text for row in rows if isinstance(row, Row)]))
-        known: dict[tuple[str, ...], _Kind | str] = {}  # by choices as they are scored
+        # By choices as they are scored: their kind and the longest one's tokens.
+        known: dict[tuple[str, ...], tuple[_Kind | str, int]] = {}
         for row in rows:
             if isinstance(row, BadRow):
                 yield row, row
                 continue
             length = next(lengths)
             kind: _Kind | str = self._text
+            answer = self._text.tokens
             if row.choices is not None:
                 said = self._said(row)
-                kind = known[said] = known.get(said) or self._kind(said)
+                kind, answer = known[said] = known.get(said) or self._kind(said)
             if not isinstance(kind, str):
-                kind = (
-                    self._choices_error(row, kind) or self._length_error(row, length, kind) or kind
-                )
+                error = self._choices_error(row, kind) or self._length_error(row, length, answer)
+                kind = error or kind
             yield row, BadRow(row.line, kind, row.named) if isinstance(kind, str) else kind
 
     def _lengths(self, texts: Sequence[str]) -> list[int]:
@@ -112,17 +113,21 @@ class Answerer:
         except UserError:
             return 0
 
-    def _kind(self, choices: tuple[str, ...]) -> _Kind | str:
-        """The kind of rows with these choices, or why the model cannot choose among them."""
+    def _kind(self, choices: tuple[str, ...]) -> tuple[_Kind | str, int]:
+        """The kind of rows with these choices, or why the model cannot choose among them.
+
+        And the tokens of the longest choice.
+        """
         model = self._predictor.model
         try:
             ids = encode_choices(choices, model.tokenizer, model.config)
         except UserError as error:
-            return str(error)
+            return str(error), 0
         longest, most = max(map(len, ids)), self._max_input_length
         if longest > most:
-            return f"A choice has {longest} tokens, but at most {most} are read; shorten it."
-        return _Kind(_power_of_two(len(ids)), _power_of_two(longest))
+            error = f"A choice has {longest} tokens, but at most {most} are read; shorten it."
+            return error, longest
+        return _Kind(_power_of_two(len(ids)), _power_of_two(longest)), longest
 
     def _said(self, row: Row) -> tuple[str, ...]:
         """A row's choices as its prompt was trained to say them."""
@@ -138,11 +143,11 @@ class Answerer:
             f"{MOST_CHOICE_TOKENS} are scored together; give fewer or shorter ones."
         )
 
-    def _length_error(self, row: Row, length: int, kind: _Kind) -> str | None:
+    def _length_error(self, row: Row, length: int, answer: int) -> str | None:
         if length == 0:
             return "The row's text has no tokens."
         most = self._max_input_length
-        room = self._predictor.longest_input(row.prompt, kind.tokens)
+        room = self._predictor.longest_input(row.prompt, answer)
         if room is not None:
             most = max(min(most, room), 0)
         if length <= most:

@@ -62,10 +62,26 @@ def batch_rows(
             yield np.pad(ids, more), np.pad(mask, more), index
 
 
-def pad_choices(choices: Sequence[Sequence[Sequence[int]]]) -> tuple[np.ndarray, np.ndarray]:
-    """The ids of each row's choices, int32 [n, C, T], and their mask, padded with empty choices."""
-    count = max(len(row) for row in choices)
-    length = max(len(ids) for row in choices for ids in row)
+def pad_choices(
+    choices: Sequence[Sequence[Sequence[int]]], longest: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of each row's choices, padded to shapes that recur.
+
+    Number and length are powers of two, so that what was compiled for 8 choices serves 5.
+
+    Args:
+        choices: token ids, at least one each.
+        longest: no padding beyond this length; None: no limit.
+
+    Returns:
+        ids, int32 [n, C, T], and their mask. Choices that a row does not have are without a real
+        token; what is computed for them means nothing.
+    """
+    count = _power_of_two(max(len(row) for row in choices))
+    most = max(len(ids) for row in choices for ids in row)
+    length = _power_of_two(most)
+    if longest is not None:
+        length = max(min(length, longest), most)
     ids_NxCxT = np.zeros((len(choices), count, length), np.int32)
     mask_NxCxT = np.zeros(ids_NxCxT.shape, bool)
     for n, row in enumerate(choices):
@@ -73,3 +89,7 @@ def pad_choices(choices: Sequence[Sequence[Sequence[int]]]) -> tuple[np.ndarray,
             ids_NxCxT[n, c, : len(ids)] = ids
             mask_NxCxT[n, c, : len(ids)] = True
     return ids_NxCxT, mask_NxCxT
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << (number - 1).bit_length()

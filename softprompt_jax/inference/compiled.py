@@ -77,9 +77,15 @@ def bank_of_one(graphdef: Any, state: Any, vectors_1xPxD: Any, mask_1xP: Any) ->
     return make_bank(nnx.merge(graphdef, state), RowPrompts(vectors_1xPxD, mask_1xP))
 
 
-@functools.partial(jax.jit, donate_argnums=0)
+@jax.jit
 def put(bank: Any, place: Any, one: Any) -> Any:
-    """The bank with a prompt at a place; the old bank is given away."""
+    """A copy of the bank with a prompt at a place: calls under way read on from the old one."""
+    return put_prompt(bank, place, one)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def put_in_place(bank: Any, place: Any, one: Any) -> Any:
+    """The same where nobody else has the bank, which is given away."""
     return put_prompt(bank, place, one)
 
 

@@ -1,6 +1,7 @@
 """One frozen model, many prompts: each row of a batch brings its own."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,14 @@ from softprompt_jax.exchange import read_any_prompt
 from softprompt_jax.inference import compiled
 from softprompt_jax.inference.batching import batch_rows, pad_choices
 from softprompt_jax.inference.compiled import row_spec
-from softprompt_jax.inference.encoding import Texts, encode_choice_lists, encode_rows
-from softprompt_jax.inference.places import PromptPlaces
-from softprompt_jax.inference.prompt_bank import check_together
-from softprompt_jax.inference.search import check_search
+from softprompt_jax.inference.encoding import Texts, encode_choice_lists, encode_rows, listed
+from softprompt_jax.inference.places import PromptPlaces, Served
+from softprompt_jax.inference.prompt_bank import (
+    check_prompt,
+    check_together,
+    told_of_other_weights,
+)
+from softprompt_jax.inference.search import check_search, stop_strings
 from softprompt_jax.inference.serving_layout import serving_layout
 from softprompt_jax.inference.streaming import generate_in_steps
 from softprompt_jax.models import LanguageModel, resolve_model
@@ -39,6 +44,9 @@ class Predictor:
     A causal model's keys and values of a prompt are computed when it is added, and kept on the
     device: a row takes what its own prompt has there, and only its text runs through the model.
 
+    Prompts may come and go, from other threads too, while texts are answered: a call answers all of
+    its texts with the prompts that there were when it began.
+
     Args:
         model: the frozen model.
         prompts: prompts of any lengths, by name; `add` adds more. A DePT prompt, or a prefix of
@@ -53,8 +61,8 @@ class Predictor:
             Grows when a longer one is added.
 
     Raises:
-        UserError: a prompt is made for a model of another shape or must be the only one, there are
-            fewer devices, or both devices and a layout are given.
+        UserError: a prompt is made for a model of another shape, leaves no room for a text or must
+            be the only one, there are fewer devices, or both devices and a layout are given.
     """
 
     def __init__(
@@ -70,8 +78,8 @@ class Predictor:
     ):
         _check_batch_size(batch_size)
         prompts = dict(prompts or {})
-        for prompt in prompts.values():
-            prompt.check_fits(model.config, model.name)
+        for name, prompt in prompts.items():
+            check_prompt(name, prompt, model.config, model.name)
         check_together(prompts)
         self.model = model
         self.batch_size = batch_size
@@ -100,8 +108,7 @@ class Predictor:
             max(places or 0, len(prompts) + 1),
             max(prompt_length or 0, longest),
         )
-        for name, prompt in prompts.items():
-            self.add(name, prompt)
+        self._places.add(prompts)
 
     @staticmethod
     def load(
@@ -127,6 +134,9 @@ class Predictor:
                 weights on each device, unless they are too large for one.
             **options: the other ones of `Predictor`.
 
+        Warns:
+            UserWarning: a prompt was trained on other weights, by its card.
+
         Raises:
             UserError: as `load_model`, `read_any_prompt`, `serving_layout` and `Predictor`.
         """
@@ -134,20 +144,22 @@ class Predictor:
         loaded = {name: read_any_prompt(source) for name, source in prompts.items()}
         check_dtype(dtype)
         files = resolve_model(model)
-        for prompt in loaded.values():  # before the weights are read
-            prompt.check_fits(files.config, files.name)
+        for name, prompt in loaded.items():  # before the weights are read
+            check_prompt(name, prompt, files.config, files.name)
         check_together(loaded)
         parallel = parallel or ParallelOptions()
         if devices is not None:
             parallel = dataclasses.replace(parallel, devices=devices)
         layout = serving_layout(parallel, files.config, dtype)
         loaded_model = files.load(dtype, layout.sharding)
+        for told in told_of_other_weights(loaded, loaded_model):
+            warnings.warn(told, stacklevel=2)
         return Predictor(loaded_model, loaded, batch_size=batch_size, layout=layout, **options)
 
     @property
     def prompts(self) -> Mapping[str, AnyTrainedPrompt]:
         """The prompts by name."""
-        return self._places.prompts
+        return self._places.now.prompts
 
     def add(self, name: str, prompt: AnyTrainedPrompt) -> None:
         """Adds a prompt, or replaces the one of that name.
@@ -155,9 +167,10 @@ class Predictor:
         Nothing is compiled anew while there is a free place of its length.
 
         Raises:
-            UserError: the prompt is made for a model of another shape, or one must be alone.
+            UserError: the prompt is made for a model of another shape, leaves no room for a text,
+                or one must be alone. The predictor is as before then.
         """
-        self._places.add(name, prompt)
+        self._places.add({name: prompt})
 
     def remove(self, name: str) -> None:
         """Forgets a prompt; its place is free for another.
@@ -205,17 +218,19 @@ class Predictor:
         """
         if isinstance(choices, str):
             raise UserError("The choices are a single string; give a list of strings.")
-        names = self._names(prompts, texts)
+        served, texts = self._places.now, listed(texts)
+        names = served.names_for(prompts, len(texts))
+        choices = list(choices)
         shared = not choices or isinstance(choices[0], str)
-        each: list[Any] = [choices] * len(texts) if shared else list(choices)
+        each: list[Any] = [choices] * len(texts) if shared else choices
         if not texts:
             return np.zeros((0, len(choices)), np.float32) if shared else []
         if len(each) != len(texts):
             raise UserError(f"There are {len(texts)} texts but {len(each)} lists of choices.")
         encoded = encode_choice_lists(each, self.model)
-        scores = self._score(texts, encoded, names)
+        scores = self._score(served, texts, encoded, names)
         if content_free is not None:
-            scores -= self._content_free_scores(content_free, each, encoded, names)
+            scores -= self._content_free_scores(served, content_free, each, encoded, names)
         if per_token:
             lengths = np.zeros(scores.shape, np.float32)
             for row, ids in enumerate(encoded):
@@ -238,7 +253,7 @@ class Predictor:
         numbers: Sequence[int] | None = None,
         beams: int = 1,
         length_penalty: float = 1.0,
-        stop: Sequence[str] = (),
+        stop: Sequence[str] | None = None,
         on_text: Callable[[int, str], None] | None = None,
     ) -> list[str]:
         """Answers to texts: the likeliest token at every step unless another way is asked for.
@@ -257,8 +272,8 @@ class Predictor:
             length_penalty: answers of a beam search compare by log-likelihood / length to the
                 power of this.
             stop: an answer ends before the first of these strings.
-            on_text: called with a text's number and each new piece of its answer as it comes; the
-                pieces of a text joined are its answer, but for outer white space.
+            on_text: called with a text's place in `texts` and each new piece of its answer as it
+                comes; the pieces of a text joined are its answer, but for outer white space.
 
         Returns:
             The answers' texts without special tokens and outer white space.
@@ -269,7 +284,9 @@ class Predictor:
         search, sampling = check_search(
             max_new_tokens, temperature, top_k, top_p, seed, beams, length_penalty, stop, on_text
         )
-        names = self._names(prompts, texts)
+        stop = stop_strings(stop)
+        served, texts = self._places.now, listed(texts)
+        names = served.names_for(prompts, len(texts))
         if numbers is not None and len(numbers) != len(texts):
             raise UserError(f"There are {len(texts)} texts but {len(numbers)} numbers.")
         if numbers is not None and not all(0 <= number < 2**31 for number in numbers):
@@ -278,13 +295,13 @@ class Predictor:
         if not texts:  # transformers decodes an empty batch to one empty text
             return []
         answers = [""] * len(texts)
-        answer_lengths = [max_new_tokens] * len(texts)
+        lengths = [max_new_tokens] * len(texts)
         if stop or on_text:
-            for rows, index in self._batches(texts, names, answer_lengths, numbers=own):
+            for rows, index in self._batches(served, texts, names, lengths, numbers=own):
                 told = generate_in_steps(
                     self._graphdef,
                     search,
-                    (self._state, self._places.bank),
+                    (self._state, served.bank),
                     rows,
                     sampling,
                     index,
@@ -298,15 +315,15 @@ class Predictor:
             return answers
         result = np.zeros((len(texts), max_new_tokens), np.int32)
         queued = []
-        for rows, index in self._batches(texts, names, answer_lengths, numbers=own):
-            shared = (self._state, self._places.bank)
+        shared = (self._state, served.bank)
+        for rows, index in self._batches(served, texts, names, lengths, numbers=own):
             output = compiled.generate(self._graphdef, self._mesh, search, *shared, rows, sampling)
             _queue(queued, index, output)
         self._fetch(result, queued)
         decoded = decode_answers(result, self.model.tokenizer, self.model.config)
         return [answer.strip() for answer in decoded]
 
-    def input_lengths(self, texts: Sequence[str]) -> list[int]:
+    def input_lengths(self, texts: Texts) -> list[int]:
         """Tokens of each text as the model reads it, without the prompt."""
         return [len(row) for row in encode_rows(texts, self.model)]
 
@@ -317,29 +334,9 @@ class Predictor:
 
     # --------------------------------------------------------------------------- the rows
 
-    def _names(self, prompts: str | Sequence[str] | None, texts: Texts) -> list[str]:
-        """The name of each text's prompt."""
-        if isinstance(texts, str):
-            raise UserError("The texts are a single string; give a list of strings.")
-        if prompts is None and not texts:
-            return []
-        if prompts is None:
-            if len(self.prompts) != 1:
-                known = ", ".join(self.prompts)
-                told = f"several prompts ({known})" if known else "no prompts; add"
-                raise UserError(f"There are {told}; name one for each text.")
-            prompts = next(iter(self.prompts))
-        names = [prompts] * len(texts) if isinstance(prompts, str) else list(prompts)
-        if len(names) != len(texts):
-            raise UserError(
-                f"There are {len(texts)} texts but {len(names)} prompts; give one for each."
-            )
-        for name in dict.fromkeys(names):
-            _ = self._places[name]  # refuses a name that is not there
-        return names
-
     def _batches(
         self,
+        served: Served,
         texts: Texts,
         names: Sequence[str],
         answer_lengths: Sequence[int],
@@ -348,6 +345,7 @@ class Predictor:
         """Yields the rows of each batch, and their numbers in `texts`.
 
         Args:
+            served: the prompts.
             texts: all inputs.
             names: of their prompts.
             answer_lengths: tokens that may follow each text.
@@ -358,7 +356,7 @@ class Predictor:
         longest = None
         if config.max_positions is not None:
             for row, name, answer in zip(rows, names, answer_lengths, strict=True):
-                together = self.prompts[name].length + len(row) + answer
+                together = served.prompts[name].length + len(row) + answer
                 if together > config.max_positions:
                     raise UserError(
                         f"Prompt {name}, a text and its answer have {together} tokens together, "
@@ -366,9 +364,8 @@ class Predictor:
                         "texts."
                     )
             # Columns of padding count too where all rows have one and the same prompt, as DePT's.
-            shortest = min(prompt.length for prompt in self.prompts.values())
-            longest = config.max_positions - shortest - min(answer_lengths)
-        places = np.array([self._places[name] for name in names], np.int32)
+            longest = config.max_positions - served.shortest - min(answer_lengths)
+        places = np.array([served.places[name] for name in names], np.int32)
         for ids, mask, index in batch_rows(rows, self.batch_size, self._shards, longest):
             batch = {
                 "inputs": ids,
@@ -380,23 +377,30 @@ class Predictor:
 
     def _score(
         self,
+        served: Served,
         texts: Texts,
         encoded: Sequence[Sequence[Sequence[int]]],
         names: Sequence[str],
     ) -> Float[np.ndarray, "n_texts n_choices"]:
-        choices, mask = pad_choices(encoded)
-        result = np.zeros(choices.shape[:2], np.float32)
+        """Scores as wide as the longest list of choices; what shorter ones lack means nothing."""
+        limit = self.model.config.max_positions
+        # A text has a token at least.
+        longest = None if limit is None else limit - served.shortest - 1
+        choices, mask = pad_choices(encoded, longest)
+        result = np.zeros((len(texts), max(map(len, encoded))), np.float32)
         lengths = [max(map(len, row)) for row in encoded]
-        batches = self._batches(texts, names, lengths, choices=choices, choice_mask=mask)
+        shared = (self._state, served.bank)
         queued = []
-        for rows, index in batches:
-            shared = (self._state, self._places.bank)
+        for rows, index in self._batches(
+            served, texts, names, lengths, choices=choices, choice_mask=mask
+        ):
             _queue(queued, index, compiled.score(self._graphdef, self._mesh, *shared, rows))
         self._fetch(result, queued)
         return result
 
     def _content_free_scores(
         self,
+        served: Served,
         text: str,
         each: Sequence[Sequence[str]],
         encoded: Sequence[Sequence[Sequence[int]]],
@@ -407,6 +411,7 @@ class Predictor:
         first = {key: row for row, key in reversed(list(enumerate(keys)))}
         different = list(first)
         scores = self._score(
+            served,
             [text] * len(different),
             [encoded[first[key]] for key in different],
             [name for name, _ in different],
@@ -416,10 +421,10 @@ class Predictor:
 
     @staticmethod
     def _fetch(result: np.ndarray, queued: Sequence[tuple[np.ndarray, jax.Array]]) -> None:
-        """Fills `result` row by row."""
+        """Fills `result` row by row; columns beyond it are padding."""
         for index, output in jax.device_get(queued):
             real = index >= 0
-            result[index[real]] = output[real]
+            result[index[real]] = output[real, : result.shape[1]]
 
 
 def _queue(queued: list[tuple[np.ndarray, jax.Array]], index: np.ndarray, output: Any) -> None:

@@ -9,14 +9,16 @@ A prompt that shares no batch with others is all that its bank holds: DePT's, wh
 as large as the inputs, and T5's prefix.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from softprompt_jax.errors import UserError
+from softprompt_jax.models import LanguageModel
 from softprompt_jax.models.attention import KeysValues, Past
 from softprompt_jax.prompts.prompted_model import OffsetPrompt, PastPair, RowPrompts, prompt_past
 from softprompt_jax.prompts.reparameterizations import LayerPrefix
@@ -30,6 +32,27 @@ def is_alone(prompt: AnyTrainedPrompt) -> bool:
     return isinstance(prompt, UnfoldedPrompt) and not isinstance(prompt.module, LayerPrefix)
 
 
+def check_prompt(name: str, prompt: AnyTrainedPrompt, config: Any, model_name: str) -> None:
+    """Refuses a prompt that a model cannot read before a text.
+
+    Args:
+        name: of the prompt.
+        prompt: of any kind.
+        config: of the model.
+        model_name: for the message.
+
+    Raises:
+        UserError: it is made for a model of another shape, or takes all positions.
+    """
+    prompt.check_fits(config, model_name)
+    limit = config.max_positions
+    if limit is not None and prompt.length >= limit:
+        raise UserError(
+            f"Prompt {name} has {prompt.length} virtual tokens, but {model_name} reads {limit} "
+            "at most, the text included; use a shorter prompt."
+        )
+
+
 def check_together(prompts: Mapping[str, AnyTrainedPrompt]) -> None:
     """Refuses prompts that no batch can mix.
 
@@ -41,6 +64,19 @@ def check_together(prompts: Mapping[str, AnyTrainedPrompt]) -> None:
             raise UserError(
                 f"Prompt {name} is a {prompt.kind!r} prompt, which shares no batch with others; "
                 "give it alone."
+            )
+
+
+def told_of_other_weights(
+    prompts: Mapping[str, AnyTrainedPrompt], model: LanguageModel
+) -> Iterator[str]:
+    """A sentence about each prompt that was trained on other weights than the model's."""
+    for name, prompt in prompts.items():
+        trained_on = prompt.card.get("model_fingerprint")
+        if trained_on is not None and trained_on != model.fingerprint:
+            yield (
+                f"prompt {name} was trained on {prompt.card.get('model')} with other weights than "
+                f"those of {model.name}; what comes out means little."
             )
 
 
@@ -81,10 +117,28 @@ def empty_bank(model: Any, places: int, length: int) -> RowPrompts | Past:
 
     The row that takes an empty place is answered as without a prompt.
     """
+    shapes = _bank_shapes(model, places, length)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def grow_bank(model: Any, bank: Bank, places: int, length: int) -> Bank:
+    """The bank with more places, for longer prompts; each prompt stays in its place.
+
+    A prompt ends where its place ends, as in `pad_prompt`, and its padding is seen by nobody.
+    """
+
+    def grow(leaf: Array, larger: jax.ShapeDtypeStruct) -> Array:
+        missing = np.subtract(larger.shape, leaf.shape).tolist()
+        edges = [(0, missing[0], 0), *((before, 0, 0) for before in missing[1:])]
+        return jax.lax.pad(leaf, np.zeros((), leaf.dtype), edges)
+
+    return jax.tree.map(grow, bank, _bank_shapes(model, places, length))
+
+
+def _bank_shapes(model: Any, places: int, length: int) -> Any:
     vectors = jax.ShapeDtypeStruct((places, length, model.config.d_model), jnp.float32)
     mask = jax.ShapeDtypeStruct((places, length), jnp.bool_)
-    shapes = jax.eval_shape(lambda v, m: make_bank(model, RowPrompts(v, m)), vectors, mask)
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.eval_shape(lambda v, m: make_bank(model, RowPrompts(v, m)), vectors, mask)
 
 
 def put_prompt(bank: Bank, place: Int[Array, ""] | int, one: Bank) -> Bank:

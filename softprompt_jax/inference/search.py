@@ -16,7 +16,7 @@ def check_search(
     seed: int,
     beams: int,
     length_penalty: float,
-    stop: Sequence[str],
+    stop: Sequence[str] | None,
     on_text: Callable[[int, str], None] | None,
 ) -> tuple[Search, Numbers]:
     """The way to decode, or a UserError where the options make none."""
@@ -28,8 +28,7 @@ def check_search(
         raise UserError(f"length_penalty is {length_penalty}; it must be a finite number.")
     if beams == 1 and length_penalty != 1:
         raise UserError("A length penalty is for a beam search; give 2 beams or more.")
-    if isinstance(stop, str) or not all(stop):
-        raise UserError(f"stop is {stop!r}; give a list of strings that are not empty.")
+    stop = stop_strings(stop)
     if not 0 <= seed < 2**31:
         raise UserError(f"seed is {seed}; it must be at least 0 and below 2**31.")
     sampled = not (temperature is None and top_k is None and top_p is None)
@@ -40,3 +39,11 @@ def check_search(
         raise UserError("A beam search neither draws, streams nor stops; leave out beams.")
     search = Search(max_new_tokens, sampled, top_k, top_p is not None, beams, length_penalty)
     return search, Numbers(seed, temperature or 1.0, 1.0 if top_p is None else top_p)
+
+
+def stop_strings(stop: Sequence[str] | None) -> tuple[str, ...]:
+    """The strings that end an answer, none for None, or a UserError where they are no strings."""
+    listed = () if stop is None or isinstance(stop, str) else tuple(stop)
+    if isinstance(stop, str) or not all(isinstance(each, str) and each for each in listed):
+        raise UserError(f"stop is {stop!r}; give a list of strings that are not empty.")
+    return listed

@@ -34,10 +34,10 @@ def generate_in_steps(
         state_and_bank: of the model, and the prompts.
         rows: the batch.
         numbers: of sampling.
-        index: number of each row in the whole call, -1 for padding.
+        index: place of each row's text in the whole call, -1 for padding.
         model: gives tokenizer and config.
         stop: strings that end an answer.
-        on_text: called with a row's number and each new piece of its answer.
+        on_text: called with that place and each new piece of the answer.
     """
     state, bank = state_and_bank
     decodes = compiled.start(graphdef, search.max_new_tokens, state, bank, rows)
@@ -57,12 +57,18 @@ def generate_in_steps(
                 text, ends = text[: min(cuts)], True
             final[row] = text
             sure = text if ends else text[: _sure_length(text, stop)]
-            # What was told stays told, should a decoder see earlier text in another light.
-            if on_text is not None and sure.startswith(told[row]) and len(sure) > len(told[row]):
-                on_text(int(index[row]), sure[len(told[row]) :])
+            if on_text is not None and len(sure) > len(told[row]):
+                # Should a decoder see earlier text in another light, what was told stays told, and
+                # what is new from there on is told all the same.
+                on_text(int(index[row]), sure[_common_length(told[row], sure) :])
                 told[row] = sure
             ended[row] = ends
     return final
+
+
+def _common_length(one: str, other: str) -> int:
+    """How many characters both begin with; the first one is the shorter."""
+    return next((i for i, letter in enumerate(one) if letter != other[i]), len(one))
 
 
 def _sure_length(text: str, stop: Sequence[str]) -> int:

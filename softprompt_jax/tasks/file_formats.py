@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from softprompt_jax.errors import UserError
 
@@ -111,7 +111,7 @@ def _read_jsonl(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]
             continue
         where = f"{path} line {number}"
         try:
-            row = json.loads(content, parse_float=str, parse_constant=_refuse_constant)
+            row = json.loads(content)
         # A number of thousands of digits is a ValueError, brackets as deep a RecursionError.
         except (ValueError, RecursionError) as error:
             problem = error.msg if isinstance(error, json.JSONDecodeError) else error
@@ -119,10 +119,6 @@ def _read_jsonl(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]
         if not isinstance(row, dict):
             raise UserError(f"{where} is not a JSON object; write one object a line.")
         yield where, row
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no value of JSON")
 
 
 def _read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:

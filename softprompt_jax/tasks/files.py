@@ -361,5 +361,5 @@ def _digest(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    # Whole numbers and booleans as JSON writes them: 1 -> "1", true -> "true".
+    # Numbers and booleans as Python writes them to JSON: 1 -> "1", 1.50 -> "1.5", true -> "true".
     return value if isinstance(value, str) else json.dumps(value)

@@ -54,5 +54,17 @@ def test_few_rows_are_a_small_batch_and_leftovers_join_the_next_length():
 
 def test_choices_are_padded_with_empty_ones():
     ids, mask = pad_choices([[[5], [6, 7]], [[8, 9, 10]]])
-    assert ids.tolist() == [[[5, 0, 0], [6, 7, 0]], [[8, 9, 10], [0, 0, 0]]]
+    assert ids.tolist() == [[[5, 0, 0, 0], [6, 7, 0, 0]], [[8, 9, 10, 0], [0, 0, 0, 0]]]
     assert mask.sum(axis=(1, 2)).tolist() == [3, 3]
+    assert ids[mask].tolist() == [5, 6, 7, 8, 9, 10]
+
+
+def test_shapes_of_choices_recur():
+    def shape(count, length, longest=None):
+        return pad_choices([[[1]], [[1] * length] * count], longest)[0].shape[1:]
+
+    for size, padded in ((1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (8, 8), (9, 16)):
+        assert shape(size, 1) == (padded, 1)
+        assert shape(1, size) == (1, padded)
+    # What has no room is no padding; that choices have none themselves, their caller tells.
+    assert [shape(3, length, 7) for length in (3, 5, 7, 9)] == [(4, 4), (4, 7), (4, 7), (4, 9)]

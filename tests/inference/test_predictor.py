@@ -309,6 +309,8 @@ def test_prompts_come_and_go_without_compiling(models):
         rtol=0,
     )
     assert before.shape == expected.shape
+    predictor.remove("more 3")
+    assert compilations(lambda: predictor.add("last", PROMPTS["b"])) == 0  # nor once it has grown
 
 
 @pytest.mark.parametrize("variant", ["t5", "mistral"])
@@ -331,6 +333,40 @@ def test_choices_of_each_text_s_own(models):
         alone = predictor.score([TEXTS[i]], choices, NAMES[i])
         np.testing.assert_allclose(scores[i], alone[0], atol=1e-5, rtol=0)
     assert predictor.score([], []).shape == (0, 0)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_five_to_eight_choices_are_compiled_once(models, own):
+    predictor = predictor_of(models["gpt2"], "a", "b", "c")
+    words = ["the", "movie", "is", "good", "bad", "film", "blue", "sky"]
+    texts = TEXTS[:3]
+
+    def score(choices, **options):
+        found = predictor.score(texts, [choices] * 3 if own else choices, NAMES[:3], **options)
+        assert [row.shape for row in found] == [(len(choices),)] * 3
+        return np.asarray(found)
+
+    expected = score(words)
+    for count in (5, 6, 7):
+        found = []
+        assert compilations(lambda: found.append(score(words[:count]))) == 0  # noqa: B023
+        np.testing.assert_allclose(found[0], expected[:, :count], atol=1e-5, rtol=0)
+        assert (found[0] < 0).all()  # padding has 0, and would win
+        calibrated = score(words[:count], content_free="the question", per_token=True)
+        assert np.isfinite(calibrated).all()
+
+
+def test_choices_that_fill_the_positions(folders):
+    """40 positions: prompt (6), text (1) and choice (33), which is not padded to 64."""
+    model = load_model(str(make_lively(folders["gpt2"].parent / "full", "gpt2", n_positions=40)))
+    predictor = predictor_of(model, "a")
+    longest, short = " ".join(["good", "bad"] * 16 + ["good"]), "not bad"
+    found = predictor.score(["the"], [longest, short])
+    for place, choice in enumerate((longest, short)):
+        alone = predictor.score(["the"], [choice])
+        np.testing.assert_allclose(found[:, place], alone[:, 0], rtol=1e-6)
+    with pytest.raises(UserError, match="41 tokens together"):
+        predictor.score(["the"], [longest + " bad", short])
 
 
 def test_scores_per_token_and_beside_a_content_free_text(models):
@@ -410,6 +446,20 @@ def test_load(folders, models, tmp_path):
     scores = half.score(TEXTS[:2], CHOICES, ["a", "b"])
     assert scores.dtype == np.float32
     assert np.isfinite(scores).all()
+
+
+def test_load_warns_of_a_prompt_for_other_weights(folders, models, tmp_path):
+    model = models["gpt2"]
+    for name, fingerprint in (("ours", model.fingerprint), ("theirs", "0" * 16)):
+        card = {"model": "tiny", "model_fingerprint": fingerprint}
+        SoftPrompt(PROMPTS["a"].vectors, card).save(tmp_path / name)
+    Predictor.load(str(folders["gpt2"]), {"a": tmp_path / "ours"}, devices=1)  # without a warning
+    paths = {name: tmp_path / name for name in ("ours", "theirs")}
+    message = r"^prompt theirs was trained on tiny with other weights than those of "
+    with pytest.warns(UserWarning, match=message) as told:
+        Predictor.load(str(folders["gpt2"]), paths, devices=1)
+    assert len(told) == 1
+    assert told[0].filename == __file__
 
 
 def test_a_missing_prompt_is_told_before_the_model_is_looked_for(tmp_path):
