@@ -80,7 +80,7 @@ def describe(
         places = ranks(np.asarray(prompt.vectors), starts, vocabulary)
         starters: Sequence[str] = ()
         if prompt.card.get("init") == "class_labels":
-            # The card lists them, but those of tasks that are started by other words than they say.
+            # A card has none where a task's prompts start from other words than its answers.
             starters = prompt.card.get("labels") or labels[name]
         starters = list(starters)[: prompt.length]
         found = []

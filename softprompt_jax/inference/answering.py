@@ -7,12 +7,13 @@ import numpy as np
 
 from softprompt_jax.data.tokenization import encode_choices, without_prefix
 from softprompt_jax.errors import UserError
+from softprompt_jax.inference.batching import power_of_two
 from softprompt_jax.inference.predictor import Predictor
 from softprompt_jax.inference.row_files import BadRow, Row
 
 MOST_CHOICE_TOKENS = 2048
-"""Tokens of a row's choices together, each padded to the longest: all stand in one sequence
-and memory grows with its square. A prompt's own labels may have more."""
+"""Tokens of a row's choices together, padded as `pad_choices` does: a causal model has them in one
+sequence, whose memory grows with its square. A prompt's own labels may have more."""
 
 
 class _Kind(NamedTuple):
@@ -114,10 +115,7 @@ class Answerer:
             return 0
 
     def _kind(self, choices: tuple[str, ...]) -> tuple[_Kind | str, int]:
-        """The kind of rows with these choices, or why the model cannot choose among them.
-
-        And the tokens of the longest choice.
-        """
+        """The kind of rows with these choices, or why there is none; and the longest's tokens."""
         model = self._predictor.model
         try:
             ids = encode_choices(choices, model.tokenizer, model.config)
@@ -127,7 +125,7 @@ class Answerer:
         if longest > most:
             error = f"A choice has {longest} tokens, but at most {most} are read; shorten it."
             return error, longest
-        return _Kind(_power_of_two(len(ids)), _power_of_two(longest)), longest
+        return _Kind(power_of_two(len(ids)), power_of_two(longest)), longest
 
     def _said(self, row: Row) -> tuple[str, ...]:
         """A row's choices as its prompt was trained to say them."""
@@ -182,7 +180,3 @@ class Answerer:
 
 def _head(row: Row) -> dict[str, Any]:
     return {"line": row.line, **row.named, "prompt": row.prompt}
-
-
-def _power_of_two(number: int) -> int:
-    return 1 << (number - 1).bit_length()

@@ -77,9 +77,9 @@ def pad_choices(
         ids, int32 [n, C, T], and their mask. Choices that a row does not have are without a real
         token; what is computed for them means nothing.
     """
-    count = _power_of_two(max(len(row) for row in choices))
+    count = power_of_two(max(len(row) for row in choices))
     most = max(len(ids) for row in choices for ids in row)
-    length = _power_of_two(most)
+    length = power_of_two(most)
     if longest is not None:
         length = max(min(length, longest), most)
     ids_NxCxT = np.zeros((len(choices), count, length), np.int32)
@@ -91,5 +91,6 @@ def pad_choices(
     return ids_NxCxT, mask_NxCxT
 
 
-def _power_of_two(number: int) -> int:
+def power_of_two(number: int) -> int:
+    """The least power of two that is no less than a number from 1 on."""
     return 1 << (number - 1).bit_length()

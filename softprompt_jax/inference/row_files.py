@@ -185,6 +185,7 @@ class ResumableOutput:
                 begun = self._begun()
                 self._weights = begun.pop("weights", None)
                 if begun != json.loads(json.dumps(self._job)):
+                    self.close()
                     raise self._of_another_job()
         except OSError as error:
             self.close()
@@ -222,7 +223,6 @@ class ResumableOutput:
         return told if isinstance(told, dict) else {}
 
     def _of_another_job(self) -> UserError:
-        self.close()
         return UserError(
             f"{self._partial} belongs to a job with other options, rows, model or prompts; "
             "finish that one, remove it, or choose another --output."

@@ -18,7 +18,7 @@ from softprompt_jax.errors import UserError
 from softprompt_jax.exchange import read_any_prompt, read_prompt
 from softprompt_jax.files import expand_user
 from softprompt_jax.inference.predictor import Predictor
-from softprompt_jax.inference.prompt_bank import check_together
+from softprompt_jax.inference.prompt_bank import check_together, told_of_other_weights
 from softprompt_jax.inference.serving_layout import serving_layout
 from softprompt_jax.models import LanguageModel, resolve_model
 from softprompt_jax.models.loading import ModelFiles
@@ -175,14 +175,8 @@ def vectors_only(prompts: Mapping[str, AnyTrainedPrompt]) -> dict[str, SoftPromp
 
 def warn_of_other_weights(prompts: Mapping[str, AnyTrainedPrompt], model: LanguageModel) -> None:
     """Tells on standard error which prompts were trained on other weights."""
-    for name, prompt in prompts.items():
-        trained_on = prompt.card.get("model_fingerprint", model.fingerprint)
-        if trained_on != model.fingerprint:
-            print(
-                f"warning: prompt {name} was trained on {prompt.card.get('model')} with other "
-                f"weights than those of {model.name}; what comes out means little.",
-                file=sys.stderr,
-            )
+    for told in told_of_other_weights(prompts, model):
+        print(f"warning: {told}", file=sys.stderr)
 
 
 def task_options(

@@ -280,6 +280,7 @@ def test_a_job_goes_on_by_the_weights_that_it_was_begun_with(tmp_path):
     other = ResumableOutput(tmp_path / "out.jsonl", JOB, 1)
     with pytest.raises(UserError, match=r"belongs to a job with other .* model"):
         other.check_weights("b")
+    other.close()
     again = ResumableOutput(tmp_path / "out.jsonl", JOB, 1)
     again.check_weights("a")
     assert again.rows_done == 1
