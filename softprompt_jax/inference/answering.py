@@ -7,7 +7,7 @@ import numpy as np
 
 from softprompt_jax.data.tokenization import encode_choices, without_prefix
 from softprompt_jax.errors import UserError
-from softprompt_jax.inference.batching import power_of_two
+from softprompt_jax.inference.batching import padded_count, power_of_two
 from softprompt_jax.inference.predictor import Predictor
 from softprompt_jax.inference.row_files import BadRow, Row
 
@@ -20,8 +20,8 @@ class _Kind(NamedTuple):
     """Rows of one kind are answered in one call.
 
     Attributes:
-        choices: number of choices, rounded up to a power of two; 0 to generate text.
-        tokens: of the answer at most; of choices likewise rounded up.
+        choices: number of choices, padded as `pad_choices` does; 0 to generate text.
+        tokens: of the answer at most; of choices likewise padded.
     """
 
     choices: int
@@ -125,7 +125,7 @@ class Answerer:
         if longest > most:
             error = f"A choice has {longest} tokens, but at most {most} are read; shorten it."
             return error, longest
-        return _Kind(power_of_two(len(ids)), power_of_two(longest)), longest
+        return _Kind(padded_count(len(ids)), power_of_two(longest)), longest
 
     def _said(self, row: Row) -> tuple[str, ...]:
         """A row's choices as its prompt was trained to say them."""

@@ -67,7 +67,8 @@ def pad_choices(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The ids of each row's choices, padded to shapes that recur.
 
-    Number and length are powers of two, so that what was compiled for 8 choices serves 5.
+    Length and number are powers of two (but for three choices), so that what was compiled for 8
+    choices serves 5.
 
     Args:
         choices: token ids, at least one each.
@@ -77,7 +78,7 @@ def pad_choices(
         ids, int32 [n, C, T], and their mask. Choices that a row does not have are without a real
         token; what is computed for them means nothing.
     """
-    count = power_of_two(max(len(row) for row in choices))
+    count = padded_count(max(len(row) for row in choices))
     most = max(len(ids) for row in choices for ids in row)
     length = power_of_two(most)
     if longest is not None:
@@ -89,6 +90,12 @@ def pad_choices(
             ids_NxCxT[n, c, : len(ids)] = ids
             mask_NxCxT[n, c, : len(ids)] = True
     return ids_NxCxT, mask_NxCxT
+
+
+def padded_count(choices: int) -> int:
+    """How many choices there are with padding: a power of two, but for three."""
+    # Tasks of three labels are common, and a fourth choice is a third more work.
+    return choices if choices == 3 else power_of_two(choices)
 
 
 def power_of_two(number: int) -> int:
