@@ -54,8 +54,9 @@ def by_size(axis: str, ordered: bool = True) -> Draw:
     """Draws rows that have a `size` and one more coordinate, `axis`.
 
     On the left as in the paper, over the models' parameters with a line for each value of `axis`
-    (left out for a single size); on the right over the values, with a line for each size. Where
-    rows have further coordinates, there is a line for each of their values as well.
+    and architecture (left out for a single size); on the right over the values, with a line for
+    each size. Where rows have further coordinates, there is a line for each of their values as
+    well.
 
     Args:
         axis: the other coordinate.
@@ -80,9 +81,12 @@ def by_size(axis: str, ordered: bool = True) -> Draw:
             labels.sort(key=lambda label: models[label]["parameters"])
             for i, (kind, value) in enumerate(itertools.product(kinds, values)):
                 there = [label for label in labels if (label, value, kind) in place]
-                x = [models[label]["parameters"] for label in there]
-                rows = [place[label, value, kind] for label in there]
-                _line(both[0], x, rows, _joined(str(value), kind), i)
+                name = _joined(str(value), kind)
+                for alike in _by_architecture(there, models):
+                    x = [models[label]["parameters"] for label in alike]
+                    rows = [place[label, value, kind] for label in alike]
+                    _line(both[0], x, rows, name, i)
+                    name = f"_{name}"  # once in the legend
             size_axis(both[0], models, labels)
             both[0].set_ylabel(told["unit"])
             legend_beside(both[0], axis)
@@ -93,7 +97,8 @@ def by_size(axis: str, ordered: bool = True) -> Draw:
             aside = 0.0 if ordered else 0.08 * (i - (len(lines) - 1) / 2)
             x = [j + aside for j in there]
             _line(both[-1], x, rows, _joined(label, kind), i, "-" if ordered else "")
-        names = [textwrap.fill(str(value), 13) for value in values]
+        width = min(13, max(7, 40 // len(values)))  # of some 40 letters that the panel has room for
+        names = [textwrap.fill(str(value), width) for value in values]
         both[-1].set_xticks(range(len(values)), names)
         both[-1].margins(x=0.12)
         both[-1].set_xlabel(axis)
@@ -107,6 +112,14 @@ def by_size(axis: str, ordered: bool = True) -> Draw:
         legend_beside(both[-1], "model")
 
     return draw
+
+
+def _by_architecture(labels: Sequence[str], models: Told) -> list[list[str]]:
+    """Models that a line may join: others differ in more than size."""
+    alike: dict[str, list[str]] = {}
+    for label in labels:
+        alike.setdefault(models[label]["architecture"], []).append(label)
+    return list(alike.values())
 
 
 def _joined(*words: str) -> str:

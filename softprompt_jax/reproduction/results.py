@@ -88,7 +88,7 @@ class Result:
         unit: of them.
         decimals: to print.
         runs: JSON-able, one a run: its coordinates, folder, config, seed, versions and metrics.
-        models: JSON-able, by label: the models' names and their number of parameters.
+        models: JSON-able, by label: the models' names, architecture and number of parameters.
         data: what the numbers were measured on.
         baseline: the score of always giving the commonest label, if the rows are scores that it
             can be told for.
@@ -206,14 +206,16 @@ def _notes_on(cells: Sequence[Cell], outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def _describe_models(cells: Sequence[Cell], shapes: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Names and number of parameters of the models of runs, by the label of their size."""
+    """Names, architecture and size of the models of runs, by the label of their size."""
     told: dict[str, dict[str, Any]] = {}
     for cell in cells:
         name = cell.config.model.name
         label = cell.coordinates.get("size", name)
         if label not in told:
             shape = model_config(shapes.get(label, name))
-            told[label] = {"names": [], "parameters": parameter_count(shape)}
+            architecture = type(shape).__name__.removesuffix("Config")
+            parameters = parameter_count(shape)
+            told[label] = {"names": [], "architecture": architecture, "parameters": parameters}
         if name not in told[label]["names"]:
             told[label]["names"].append(name)
     return told

@@ -88,7 +88,8 @@ def test_a_sweep_from_runs_to_numbers(context, folder, monkeypatch):
     assert result.data == "sentiment, test"
     assert result.unit == "accuracy (%)"
     numbers = number_of_weights(folder / "t5")
-    assert result.models == {"narrow": {"names": [str(folder / "t5")], "parameters": numbers}}
+    model = {"names": [str(folder / "t5")], "architecture": "T5", "parameters": numbers}
+    assert result.models == {"narrow": model}
     assert "prints no numbers" in result.notes[0]
     json.dumps(result.runs)
 

@@ -1,5 +1,7 @@
 """What the figures show: lines, their points and their names."""
 
+import itertools
+
 import pytest
 from matplotlib.figure import Figure
 
@@ -7,8 +9,9 @@ from softprompt_jax.reproduction import family
 from softprompt_jax.reproduction.figures import by_size
 
 MODELS = {
-    "small": {"names": ["a"], "parameters": 1_000_000},
-    "large": {"names": ["b"], "parameters": 9_000_000},
+    "small": {"names": ["a"], "architecture": "T5", "parameters": 1_000_000},
+    "large": {"names": ["b"], "architecture": "T5", "parameters": 9_000_000},
+    "other": {"names": ["c"], "architecture": "Llama", "parameters": 90_000_000},
 }
 
 
@@ -44,6 +47,30 @@ def test_over_the_sizes_and_over_the_values():
     left, right = figure.axes
     assert lines(left) == {"1": [(1e6, 50.0), (9e6, 60.0)], "5": [(9e6, 80.0)]}
     assert lines(right) == {"small": [(0.0, 50.0)], "large": [(0.0, 60.0), (1.0, 80.0)]}
+
+
+def test_no_line_joins_models_of_two_architectures():
+    means = {"small": 50.0, "large": 60.0, "other": 80.0}
+    rows = [({"size": size, "method": "prompt tuning"}, mean) for size, mean in means.items()]
+    figure = Figure()
+    by_size("method", ordered=False)(figure, told(rows, tuple(means)))
+    left = figure.axes[0]
+    drawn = [list(zip(*bars.lines[0].get_data(), strict=True)) for bars in left.containers]
+    assert drawn == [[(1e6, 50.0), (9e6, 60.0)], [(9e7, 80.0)]]
+    assert list(lines(left)) == ["prompt tuning"]
+
+
+def test_names_of_values_have_room():
+    values = ("prompt tuning", "model tuning", "multi-task model tuning", "prompt design")
+    rows = [
+        ({"size": size, "method": value}, 50.0) for size in ("small", "large") for value in values
+    ]
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    by_size("method", ordered=False)(figure, told(rows, ("small", "large")))
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[1].get_xticklabels()]
+    assert len(boxes) == len(values)
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 @pytest.mark.parametrize("sizes", [("small",), ("small", "large")])
