@@ -136,7 +136,9 @@ def _over_sizes(axes: Any, told: Told, wanted: Callable[[str], bool], unit: str)
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.set_ylabel(unit)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.28))
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.4 * (high - low))  # room for the legend
+    axes.legend(fontsize=8, loc="upper center")
 
 
 EXPERIMENT = Experiment(
