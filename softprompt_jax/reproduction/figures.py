@@ -97,8 +97,9 @@ def by_size(axis: str, ordered: bool = True) -> Draw:
             aside = 0.0 if ordered else 0.08 * (i - (len(lines) - 1) / 2)
             x = [j + aside for j in there]
             _line(both[-1], x, rows, _joined(label, kind), i, "-" if ordered else "")
-        width = min(13, max(7, 40 // len(values)))  # of some 40 letters that the panel has room for
-        names = [textwrap.fill(str(value), width) for value in values]
+        letters = 40 if len(labels) > 1 else 90  # that a panel has room for, about
+        width = min(13, letters // len(values))
+        names = [textwrap.fill(str(value), width, break_long_words=False) for value in values]
         both[-1].set_xticks(range(len(values)), names)
         both[-1].margins(x=0.12)
         both[-1].set_xlabel(axis)

@@ -60,16 +60,24 @@ def test_no_line_joins_models_of_two_architectures():
     assert list(lines(left)) == ["prompt tuning"]
 
 
-def test_names_of_values_have_room():
-    values = ("prompt tuning", "model tuning", "multi-task model tuning", "prompt design")
-    rows = [
-        ({"size": size, "method": value}, 50.0) for size in ("small", "large") for value in values
-    ]
+@pytest.mark.parametrize(
+    ("sizes", "values"),
+    [
+        (
+            ("small", "large"),
+            ("prompt tuning", "model tuning", "multi-task model tuning", "prompt design"),
+        ),
+        (("small",), ("plain", "residual_mlp", "mlp", "lstm", "dept", "prefix")),
+    ],
+)
+def test_names_of_values_have_room(sizes, values):
+    rows = [({"size": size, "method": value}, 50.0) for size in sizes for value in values]
     figure = Figure(figsize=(11, 4.4), layout="constrained")
-    by_size("method", ordered=False)(figure, told(rows, ("small", "large")))
+    by_size("method", ordered=False)(figure, told(rows, sizes))
     figure.draw_without_rendering()
-    boxes = [text.get_window_extent() for text in figure.axes[1].get_xticklabels()]
-    assert len(boxes) == len(values)
+    names = figure.axes[-1].get_xticklabels()
+    assert [name.get_text().replace("\n", " ") for name in names] == list(values)
+    boxes = [name.get_window_extent() for name in names]
     assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
