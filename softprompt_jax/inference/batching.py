@@ -67,8 +67,8 @@ def pad_choices(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The ids of each row's choices, padded to shapes that recur.
 
-    Length and number are powers of two (but for three choices), so that what was compiled for 8
-    choices serves 5.
+    Length and number (from 5 on) are powers of two, so that what was compiled for 8 choices
+    serves 5.
 
     Args:
         choices: token ids, at least one each.
@@ -93,9 +93,9 @@ def pad_choices(
 
 
 def padded_count(choices: int) -> int:
-    """How many choices there are with padding: a power of two, but for three."""
-    # Tasks of three labels are common, and a fourth choice is a third more work.
-    return choices if choices == 3 else power_of_two(choices)
+    """How many choices there are with padding: a few stay as they are, more are a power of two."""
+    # Beside three labels, which are common, a fourth would be a third more work.
+    return choices if choices <= 4 else power_of_two(choices)
 
 
 def power_of_two(number: int) -> int:

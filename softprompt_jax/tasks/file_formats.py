@@ -111,7 +111,7 @@ def _read_jsonl(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]
             continue
         where = f"{path} line {number}"
         try:
-            row = json.loads(content)
+            row = json.loads(content, parse_constant=_constant)
         # A number of thousands of digits is a ValueError, brackets as deep a RecursionError.
         except (ValueError, RecursionError) as error:
             problem = error.msg if isinstance(error, json.JSONDecodeError) else error
@@ -119,6 +119,13 @@ def _read_jsonl(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]
         if not isinstance(row, dict):
             raise UserError(f"{where} is not a JSON object; write one object a line.")
         yield where, row
+
+
+def _constant(name: str) -> float:
+    """Infinities are numbers that Python writes; NaN is how tables write that there is none."""
+    if name == "NaN":
+        raise ValueError("NaN is no value")
+    return float(name)
 
 
 def _read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:

@@ -136,6 +136,7 @@ def test_bytes_that_are_no_text(tmp_path):
         ("t.jsonl", '{"input": "\\ud83d", "target": "b"}\n', r"line 1 has half a character"),
         ("t.csv", "input,label\na,b\n", r"no column 'target'; .*'input', 'label'"),
         ("t.csv", 'input,target\na,b\nc,"d\n', r"t\.csv line 3 is not valid CSV"),
+        ("t.jsonl", '{"input": NaN, "target": "b"}\n', r"line 1 is not valid JSON \(NaN is no"),
         ("t.csv", "input,target\na\n", r"t\.csv line 2 has 1 cells"),
         ("t.csv", "input,input,target\na,b,c\n", r"line 1 names a column twice"),
         ("t.tsv", "input\ttarget\na\tb\n\nc\n", r"t\.tsv line 4 has 1 cells"),
